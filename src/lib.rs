@@ -1,1 +1,7 @@
-//! x
+//! Embedrock: an embedded, persistent storage engine for embeddings.
+
+mod error;
+mod types;
+
+pub use error::{Error, Result};
+pub use types::{At, CommitHash, CommitId, Key, UnixSeconds};
