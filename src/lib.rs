@@ -1,6 +1,8 @@
 //! Embedrock: an embedded, persistent storage engine for embeddings.
 
 mod error;
+mod index;
+mod slab;
 mod types;
 
 pub use error::{Error, Result};

@@ -12,7 +12,7 @@ pub type UnixSeconds = u32;
 
 /// A table's number within its store, never reused. The name is in the table's schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TableId(pub u32);
+pub(crate) struct TableId(pub(crate) u32);
 
 /// Names one commit: a point in the history of a store.
 ///

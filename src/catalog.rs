@@ -1,0 +1,167 @@
+//! The tables of a store: created, found, dropped, and filled from the frames of a base or a delta.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, RwLock};
+
+use crate::context::{Context, lock, read, write};
+use crate::error::{Error, Result};
+use crate::log::{CommitRecord, Frame};
+use crate::schema::TableSchema;
+use crate::table::TableInner;
+use crate::types::TableId;
+
+/// See the module.
+pub(crate) struct Catalog {
+    pub(crate) context: Arc<Context>,
+    tables: RwLock<Tables>,
+    shards: usize,
+}
+
+#[derive(Default)]
+struct Tables {
+    by_id: BTreeMap<TableId, Arc<TableInner>>,
+    next: u32,
+}
+
+impl Catalog {
+    pub(crate) fn new(context: Arc<Context>, shards: usize) -> Catalog {
+        Catalog { context, tables: RwLock::default(), shards }
+    }
+
+    /// The tables in the order of their creation.
+    pub(crate) fn tables(&self) -> Vec<Arc<TableInner>> {
+        read(&self.tables).by_id.values().cloned().collect()
+    }
+
+    /// The number that the next table gets.
+    pub(crate) fn next_table(&self) -> u32 {
+        read(&self.tables).next
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Option<Arc<TableInner>> {
+        read(&self.tables).by_id.values().find(|table| table.schema().name() == name).cloned()
+    }
+
+    fn get(&self, id: TableId) -> Option<Arc<TableInner>> {
+        read(&self.tables).by_id.get(&id).cloned()
+    }
+
+    /// Adds a table under the next free number. `log` makes the creation part of the open delta; if it fails nothing changed.
+    pub(crate) fn create(&self, schema: TableSchema, log: impl FnOnce(TableId) -> Result<()>) -> Result<Arc<TableInner>> {
+        let mut tables = write(&self.tables);
+        let id = TableId(tables.next);
+        let table = Arc::new(TableInner::new(id, schema, Arc::clone(&self.context), self.shards)?);
+        if let Err(error) = log(id) {
+            let _ = self.context.cold.drop_table(id);
+            return Err(error);
+        }
+        tables.next += 1;
+        tables.by_id.insert(id, Arc::clone(&table));
+        Ok(table)
+    }
+
+    /// Drops a table and its cold rows.
+    pub(crate) fn drop_table(&self, id: TableId) -> Result<()> {
+        if let Some(table) = write(&self.tables).by_id.remove(&id) {
+            table.mark_dropped();
+        }
+        self.context.cold.drop_table(id)
+    }
+
+    /// Does to the tables what a frame of a base or a committed delta says. `Err(String)` is what is wrong with the frame.
+    pub(crate) fn load(&self, frame: &Frame<'_>) -> Result<(), LoadError> {
+        match frame {
+            Frame::CreateTable { table, schema } => self.load_table(*table, schema),
+            Frame::DropTable { table } => Ok(self.drop_table(*table)?),
+            Frame::Settings { table, schema } => {
+                self.need(*table)?.set_schema(TableSchema::decode(schema)?);
+                Ok(())
+            }
+            Frame::Rows { table, lanes, images } => {
+                let table = self.need(*table)?;
+                let schema = table.schema();
+                if *lanes as usize != schema.lanes() {
+                    return Err(LoadError::Invalid(format!("rows of {lanes} values in a table of {}", schema.lanes())));
+                }
+                for (key, time, lanes) in images.iter() {
+                    write(table.shard(key)).load(&table.env(&schema), key, time, lanes)?;
+                }
+                Ok(())
+            }
+            Frame::Removed { table, keys } => {
+                let table = self.need(*table)?;
+                let schema = table.schema();
+                for key in keys.iter() {
+                    write(table.shard(key)).load_removed(&table.env(&schema), key)?;
+                }
+                Ok(())
+            }
+            Frame::Counts { table, counts } => {
+                let table = self.need(*table)?;
+                for (key, count) in counts.iter() {
+                    write(table.shard(key)).counts_mut().load(key, count);
+                }
+                Ok(())
+            }
+            Frame::State(_) | Frame::Commit(_) => Ok(()),
+        }
+    }
+
+    fn need(&self, id: TableId) -> Result<Arc<TableInner>, LoadError> {
+        self.get(id).ok_or_else(|| LoadError::Invalid(format!("a frame names table {}, which was not created", id.0)))
+    }
+
+    fn load_table(&self, id: TableId, schema: &[u8]) -> Result<(), LoadError> {
+        let schema = TableSchema::decode(schema)?;
+        if self.get(id).is_some() || self.find(schema.name()).is_some() {
+            return Err(LoadError::Invalid(format!("table '{}' is created twice", schema.name())));
+        }
+        let table = TableInner::new(id, schema, Arc::clone(&self.context), self.shards)?;
+        if self.context.cold.disk_bytes() > 0 || self.context.cold.tables().contains(&id) {
+            table.assume_cold();
+        }
+        let mut tables = write(&self.tables);
+        tables.next = tables.next.max(id.0.saturating_add(1));
+        tables.by_id.insert(id, Arc::new(table));
+        Ok(())
+    }
+
+    /// Takes over what a commit record says besides rows.
+    pub(crate) fn load_commit(&self, record: &CommitRecord) {
+        *lock(&self.context.clock) = crate::clock::Clock::restore(record.clock);
+        self.context.batches.store(record.batches, Ordering::Relaxed);
+        let mut tables = write(&self.tables);
+        tables.next = tables.next.max(record.next_table);
+        for (id, rows) in &record.rows {
+            if let Some(table) = tables.by_id.get(id) {
+                table.counters().rows.store(i64::try_from(*rows).unwrap_or(i64::MAX), Ordering::Relaxed);
+            }
+        }
+        for table in tables.by_id.values() {
+            table.publish_horizon();
+        }
+    }
+}
+
+/// Why a frame could not be loaded.
+#[derive(Debug)]
+pub(crate) enum LoadError {
+    /// The frame contradicts what came before it: damage, though its checksum is right.
+    Invalid(String),
+    /// The store could not take it.
+    Failed(Error),
+}
+
+impl From<String> for LoadError {
+    fn from(what: String) -> Self {
+        LoadError::Invalid(what)
+    }
+}
+
+impl From<Error> for LoadError {
+    fn from(error: Error) -> Self {
+        LoadError::Failed(error)
+    }
+}

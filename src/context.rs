@@ -1,0 +1,119 @@
+//! What all tables of a store share: the gate between batches and commits, the clock, the cold tier, the log, the budget.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::clock::Clock;
+use crate::cold::ColdTier;
+use crate::error::{Error, Result};
+use crate::types::{Key, TableId};
+
+/// Where after-images of uncommitted rows go before their rows leave memory.
+pub(crate) trait Journal: Send + Sync {
+    /// Appends images (key, time, lanes) to the open delta.
+    fn append_images(&self, table: TableId, lanes: usize, images: &[u8]) -> Result<()>;
+
+    /// Appends removed keys to the open delta.
+    fn append_removed(&self, table: TableId, keys: &[Key]) -> Result<()>;
+}
+
+/// Bytes that may be held, and are.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    limit: usize,
+    used: AtomicUsize,
+}
+
+impl Budget {
+    pub(crate) fn new(limit: usize) -> Budget {
+        Budget { limit, used: AtomicUsize::new(0) }
+    }
+
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    pub(crate) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Takes `bytes` if they are left.
+    pub(crate) fn try_reserve(&self, bytes: usize) -> bool {
+        let take = |used: usize| used.checked_add(bytes).filter(|&sum| sum <= self.limit);
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+
+    /// Takes `bytes` or says how much would be needed.
+    pub(crate) fn reserve(&self, bytes: usize) -> Result<()> {
+        if self.try_reserve(bytes) { Ok(()) } else { Err(self.too_small(bytes)) }
+    }
+
+    /// Takes `bytes` whether they are left or not.
+    pub(crate) fn charge(&self, bytes: usize) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn too_small(&self, bytes: usize) -> Error {
+        Error::BudgetTooSmall { needed: self.used().saturating_add(bytes), budget: self.limit }
+    }
+
+    pub(crate) fn release(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// See the module.
+pub(crate) struct Context {
+    pub(crate) seed: u64,
+    pub(crate) allow_non_finite: bool,
+    pub(crate) max_clock_step: u32,
+    pub(crate) hot_rows: Option<usize>,
+    /// Batches are applied holding it shared; a commit's cut holds it alone.
+    pub(crate) gate: RwLock<()>,
+    pub(crate) clock: Mutex<Clock>,
+    /// Batches applied since the store was made; part of each commit.
+    pub(crate) batches: AtomicU64,
+    pub(crate) cold: Arc<dyn ColdTier>,
+    pub(crate) journal: Arc<dyn Journal>,
+    pub(crate) budget: Budget,
+    pub(crate) pool: Option<rayon::ThreadPool>,
+    pub(crate) process: u32,
+    pub(crate) poison: OnceLock<String>,
+}
+
+impl Context {
+    /// Refuses calls from a forked child, whose copy of the store is nobody's.
+    pub(crate) fn check_process(&self) -> Result<()> {
+        if std::process::id() == self.process { Ok(()) } else { Err(Error::ForkedChild) }
+    }
+
+    /// Refuses changes once it is unknown what the disk holds.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        self.check_process()?;
+        match self.poison.get() {
+            None => Ok(()),
+            Some(reason) => Err(Error::Poisoned { reason: reason.clone() }),
+        }
+    }
+
+    /// The clock as it stands; 0 before the first batch.
+    pub(crate) fn now(&self) -> u32 {
+        lock(&self.clock).now().unwrap_or(0)
+    }
+}
+
+/// Locks; a panic of another holder is no reason to panic here too.
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Locks to read, as [`lock`].
+pub(crate) fn read<T: ?Sized>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Locks to write, as [`lock`].
+pub(crate) fn write<T: ?Sized>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}

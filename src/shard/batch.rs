@@ -1,0 +1,335 @@
+//! A batch's part in one shard: prepare, which may fail and then changed nothing, and apply, which cannot fail.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::image::{read_lanes, split_cold};
+use super::{Env, Shard, index_hash};
+use crate::error::{Error, Result};
+use crate::index::TOMBSTONE_BIT;
+use crate::slab::{PINNED, TOMBSTONE};
+use crate::types::{Key, UnixSeconds, mix};
+
+/// What a batch does to its keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Op {
+    /// Sums the gradients of a key in input order, then runs the optimizer.
+    Gradients,
+    /// The last row of a key in input order becomes its embedding; the optimizer state stays.
+    Assign,
+    /// Sums the rows of a key in input order and adds the sum to its embedding.
+    AssignAdd,
+    /// Removes rows.
+    Remove,
+    /// Only brings cold rows up.
+    Prefetch,
+}
+
+/// Settings of a batch that all its shards share.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Batch {
+    pub(crate) op: Op,
+    /// The event time; also the clock that decides expiry (the store's, advanced to this batch).
+    pub(crate) time: UnixSeconds,
+    pub(crate) clock: UnixSeconds,
+    pub(crate) number: u64,
+    pub(crate) learning_rate: f32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A live row, pinned.
+    Live,
+    /// A new row, reserved; `over` is the tombstone or expired row that it takes the place of, if any.
+    New,
+    /// A tombstone or expired row, pinned, that begins anew.
+    Anew,
+    /// Not admitted, or nothing to do.
+    Skip,
+}
+
+#[derive(Debug)]
+struct Unique {
+    key: Key,
+    row: u32,
+    occurrences: u32,
+    /// Position in the batch of its last occurrence.
+    last: u32,
+    kind: Kind,
+}
+
+/// What prepare found out for a shard's part of a batch; reused from batch to batch.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    /// Positions in the batch whose keys are of this shard, in input order.
+    pub(crate) positions: Vec<u32>,
+    uniques: Vec<Unique>,
+    owner: Vec<u32>,
+    seen: Vec<u32>,
+    sums: Vec<f32>,
+}
+
+const EMPTY: u32 = u32::MAX;
+
+impl Plan {
+    /// Finds the distinct keys, in order of first occurrence.
+    fn deduplicate(&mut self, keys: &[Key]) {
+        let size = (self.positions.len() * 2).next_power_of_two();
+        self.seen.clear();
+        self.seen.resize(size, EMPTY);
+        self.uniques.clear();
+        self.owner.clear();
+        for &position in &self.positions {
+            let key = keys[position as usize];
+            let mut at = (mix(key) as usize).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 7 & (size - 1);
+            let unique = loop {
+                match self.seen[at] {
+                    EMPTY => {
+                        self.seen[at] = self.uniques.len() as u32;
+                        self.uniques.push(Unique { key, row: 0, occurrences: 0, last: 0, kind: Kind::Skip });
+                        break self.uniques.len() - 1;
+                    }
+                    found if self.uniques[found as usize].key == key => break found as usize,
+                    _ => at = (at + 1) & (size - 1),
+                }
+            };
+            self.uniques[unique].occurrences += 1;
+            self.uniques[unique].last = position;
+            self.owner.push(unique as u32);
+        }
+    }
+}
+
+impl Shard {
+    /// Brings the batch's rows in and reserves the new ones. On an error the shard is as before, placement aside.
+    pub(crate) fn prepare(&mut self, env: &Env<'_>, batch: Batch, keys: &[Key], plan: &mut Plan) -> Result<()> {
+        plan.deduplicate(keys);
+        let result = self.prepare_rows(env, batch, plan);
+        if result.is_err() {
+            self.cancel(plan);
+        }
+        result
+    }
+
+    fn prepare_rows(&mut self, env: &Env<'_>, batch: Batch, plan: &mut Plan) -> Result<()> {
+        let mut missing: Vec<(u64, u32)> = Vec::new();
+        for (at, unique) in plan.uniques.iter_mut().enumerate() {
+            match self.index.find(unique.key, index_hash(mix(unique.key))) {
+                None => missing.push((mix(unique.key), at as u32)),
+                Some(raw) => {
+                    unique.row = raw & !TOMBSTONE_BIT;
+                    let meta = self.slab.meta_mut(unique.row);
+                    meta.flags |= PINNED;
+                    let gone = raw & TOMBSTONE_BIT != 0 || env.schema.expiry_ref().expired(meta.time, batch.clock);
+                    unique.kind = if gone { Kind::Anew } else { Kind::Live };
+                }
+            }
+        }
+        if !missing.is_empty() && env.may_be_cold() {
+            self.promote(env, &mut missing, &mut plan.uniques, batch.clock)?;
+        }
+        if batch.op == Op::Prefetch || batch.op == Op::Remove {
+            return Ok(());
+        }
+        let mut fresh: Vec<u32> = Vec::new();
+        for &(_, at) in &missing {
+            if self.admits(env, batch, &plan.uniques[at as usize]) {
+                fresh.push(at);
+            }
+        }
+        self.reserve(env, fresh.len())?;
+        for at in fresh {
+            let row = self.slab.allocate().ok_or_else(|| env.context.budget.too_small(env.schema.row_bytes()))?;
+            let unique = &mut plan.uniques[at as usize];
+            (unique.row, unique.kind) = (row, Kind::New);
+        }
+        Ok(())
+    }
+
+    fn admits(&self, env: &Env<'_>, batch: Batch, unique: &Unique) -> bool {
+        let admission = env.schema.admission_ref();
+        let draw = (env.context.seed, env.table.0, batch.number);
+        admission.admits(&self.counts, unique.key, unique.occurrences, draw)
+    }
+
+    /// Reads the missing keys' cold rows into reserved rows and leaves in `missing` those that are nowhere.
+    fn promote(
+        &mut self,
+        env: &Env<'_>,
+        missing: &mut Vec<(u64, u32)>,
+        uniques: &mut [Unique],
+        clock: UnixSeconds,
+    ) -> Result<()> {
+        missing.sort_unstable();
+        let mixed: Vec<u64> = missing.iter().map(|&(mixed, _)| mixed).collect();
+        let (mut places, mut values) = (Vec::new(), Vec::new());
+        env.cold().get_many(env.table, &mixed, &mut |at, value| {
+            places.push((at, values.len(), value.len()));
+            values.extend_from_slice(value);
+        })?;
+        env.counters.cold_reads.fetch_add(mixed.len() as u64, Relaxed);
+        env.counters.promoted.fetch_add(places.len() as u64, Relaxed);
+        self.reserve(env, places.len())?;
+        for &(at, start, length) in &places {
+            let unique = &mut uniques[missing[at].1 as usize];
+            let (time, lanes) = split_cold(&values[start..start + length], env.schema.lanes()).ok_or_else(|| Error::Cold {
+                action: "read a row",
+                message: format!("key {} has {length} bytes, expected {}", unique.key, env.schema.row_bytes() + 4),
+            })?;
+            let row = self.slab.allocate().ok_or_else(|| env.context.budget.too_small(env.schema.row_bytes()))?;
+            read_lanes(lanes, self.slab.row_mut(row));
+            let meta = self.slab.meta_mut(row);
+            (meta.time, meta.flags) = (time, PINNED);
+            self.insert(unique.key, row);
+            unique.row = row;
+            unique.kind = if env.schema.expiry_ref().expired(time, clock) { Kind::Anew } else { Kind::Live };
+        }
+        let mut found = places.iter().map(|&(at, ..)| at).peekable();
+        let mut at = 0;
+        missing.retain(|_| {
+            at += 1;
+            found.next_if_eq(&(at - 1)).is_none()
+        });
+        Ok(())
+    }
+
+    /// Undoes a prepare: rows are unpinned, reserved rows given back.
+    pub(crate) fn cancel(&mut self, plan: &mut Plan) {
+        for unique in plan.uniques.drain(..) {
+            match unique.kind {
+                Kind::Live | Kind::Anew => self.slab.meta_mut(unique.row).flags &= !PINNED,
+                Kind::New => self.slab.release(unique.row),
+                Kind::Skip => {}
+            }
+        }
+    }
+
+    /// Applies what was prepared; returns the change in the number of rows and the rows touched.
+    pub(crate) fn apply(&mut self, env: &Env<'_>, batch: Batch, values: &[f32], plan: &mut Plan) -> (i64, usize) {
+        let dim = env.schema.dim();
+        self.sum_duplicates(batch.op, dim, values, plan);
+        let Plan { uniques, sums, .. } = plan;
+        let (mut added, mut touched) = (0, 0);
+        for (at, unique) in uniques.drain(..).enumerate() {
+            let value = match batch.op {
+                Op::Remove | Op::Prefetch => &[],
+                _ if unique.occurrences > 1 && batch.op != Op::Assign => &sums[at * dim..(at + 1) * dim],
+                _ => &values[unique.last as usize * dim..(unique.last as usize + 1) * dim],
+            };
+            let change = match batch.op {
+                Op::Prefetch => {
+                    self.unpin(&unique);
+                    continue;
+                }
+                Op::Remove => self.apply_remove(env, &unique),
+                _ => self.apply_value(env, batch, &unique, value),
+            };
+            added += change.0;
+            touched += usize::from(change.1);
+        }
+        (added, touched)
+    }
+
+    fn unpin(&mut self, unique: &Unique) {
+        if unique.kind != Kind::Skip {
+            self.slab.meta_mut(unique.row).flags &= !PINNED;
+        }
+    }
+
+    /// f32 sums in input order, whatever the number of workers or shards.
+    fn sum_duplicates(&self, op: Op, dim: usize, values: &[f32], plan: &mut Plan) {
+        if !matches!(op, Op::Gradients | Op::AssignAdd) || plan.uniques.len() == plan.positions.len() {
+            return;
+        }
+        plan.sums.clear();
+        plan.sums.resize(plan.uniques.len() * dim, 0.0);
+        for (&position, &owner) in plan.positions.iter().zip(&plan.owner) {
+            let (owner, position) = (owner as usize, position as usize);
+            if plan.uniques[owner].occurrences > 1 {
+                let value = &values[position * dim..(position + 1) * dim];
+                plan.sums[owner * dim..(owner + 1) * dim].iter_mut().zip(value).for_each(|(sum, v)| *sum += v);
+            }
+        }
+    }
+
+    fn apply_remove(&mut self, env: &Env<'_>, unique: &Unique) -> (i64, bool) {
+        if unique.kind == Kind::Skip {
+            return (0, false);
+        }
+        let removed = unique.kind == Kind::Live;
+        self.unpin(unique);
+        let was_tombstone = self.slab.meta(unique.row).has(TOMBSTONE);
+        if was_tombstone {
+            return (0, false);
+        }
+        self.slab.meta_mut(unique.row).flags |= TOMBSTONE;
+        self.index.replace(unique.key, index_hash(mix(unique.key)), unique.row | TOMBSTONE_BIT);
+        self.tombstones += 1;
+        self.mark_uncommitted(unique.key, unique.row, env.context);
+        (-1, removed)
+    }
+
+    fn apply_value(&mut self, env: &Env<'_>, batch: Batch, unique: &Unique, value: &[f32]) -> (i64, bool) {
+        let mut added = 0;
+        match unique.kind {
+            Kind::Skip => {
+                self.count(env, unique);
+                return (0, false);
+            }
+            Kind::Live => {}
+            Kind::Anew if !self.admits(env, batch, unique) => {
+                self.unpin(unique);
+                self.count(env, unique);
+                return (0, false);
+            }
+            Kind::Anew => added = self.begin_anew(env, unique),
+            Kind::New => {
+                self.initialize(env, unique);
+                self.insert(unique.key, unique.row);
+                added = 1;
+            }
+        }
+        self.counts.take(unique.key);
+        let dim = env.schema.dim();
+        let row = self.slab.row_mut(unique.row);
+        match batch.op {
+            Op::Gradients => env.schema.optimizer_ref().apply(batch.learning_rate, row, dim, value),
+            Op::Assign => row[..dim].copy_from_slice(value),
+            Op::AssignAdd => row[..dim].iter_mut().zip(value).for_each(|(lane, v)| *lane += v),
+            Op::Remove | Op::Prefetch => {}
+        }
+        let meta = self.slab.meta_mut(unique.row);
+        meta.flags &= !PINNED;
+        meta.time = meta.time.max(batch.time);
+        meta.touches = meta.touches.saturating_add(1);
+        self.mark_uncommitted(unique.key, unique.row, env.context);
+        (added, true)
+    }
+
+    fn count(&mut self, env: &Env<'_>, unique: &Unique) {
+        if env.schema.admission_ref().counts() {
+            self.counts.add(unique.key, unique.occurrences);
+        }
+    }
+
+    fn begin_anew(&mut self, env: &Env<'_>, unique: &Unique) -> i64 {
+        let tombstone = self.slab.meta(unique.row).has(TOMBSTONE);
+        let meta = self.slab.meta_mut(unique.row);
+        meta.flags &= !TOMBSTONE;
+        meta.time = 0;
+        meta.touches = 0;
+        if tombstone {
+            self.index.replace(unique.key, index_hash(mix(unique.key)), unique.row);
+            self.tombstones -= 1;
+        }
+        self.initialize(env, unique);
+        i64::from(tombstone)
+    }
+
+    fn initialize(&mut self, env: &Env<'_>, unique: &Unique) {
+        let dim = env.schema.dim();
+        let (embedding, state) = self.slab.row_mut(unique.row).split_at_mut(dim);
+        env.schema.initializer_ref().fill(env.context.seed, env.table.0, unique.key, embedding);
+        env.schema.optimizer_ref().init_state(dim, state);
+    }
+}

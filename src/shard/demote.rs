@@ -1,0 +1,174 @@
+//! Making room: more memory while the budget lasts, then demotion of the rows that were least touched.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::Ordering::{Relaxed, Release};
+
+use super::image::{push_image, push_lanes};
+use super::{Env, Shard, index_hash};
+use crate::cold::ColdBatch;
+use crate::error::Result;
+use crate::index::{Index, TOMBSTONE_BIT};
+use crate::slab::{NEWER_THAN_COLD, PINNED, UNCOMMITTED};
+use crate::types::{Key, mix};
+
+/// Rows demoted at once are at least this share of the shard, so a full shard does not demote row by row.
+const DEMOTE_SHARE: usize = 16;
+/// The hand halves touch counts as it passes: after this many rounds every row that is not pinned was chosen.
+const MAX_ROUNDS: usize = 17;
+/// Bytes of images written to the cold tier at once.
+const BATCH_BYTES: usize = 4 << 20;
+
+impl Shard {
+    /// Makes sure that `rows` more rows can be allocated and indexed. On an error nothing is lost.
+    pub(crate) fn reserve(&mut self, env: &Env<'_>, rows: usize) -> Result<()> {
+        while self.slab.available() < rows {
+            if self.grow(env)? {
+                continue;
+            }
+            let wanted = rows - self.slab.available();
+            let freed = self.demote(env, wanted.max(self.index.len() / DEMOTE_SHARE))?;
+            if freed < wanted {
+                let bytes = wanted * (env.schema.row_bytes() + size_of::<crate::slab::RowMeta>());
+                return Err(env.context.budget.too_small(bytes));
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a chunk, and the index places for it, if the budget has both.
+    pub(super) fn grow(&mut self, env: &Env<'_>) -> Result<bool> {
+        let budget = &env.context.budget;
+        let capacity = self.slab.memory_bytes() / self.slab.chunk_bytes().max(1) * self.slab.chunk_rows() + self.slab.chunk_rows();
+        let buckets = self.index.growth_for(capacity);
+        let index_bytes = buckets.map_or(0, Index::bytes_for);
+        let bytes = self.slab.chunk_bytes() + index_bytes;
+        if !budget.try_reserve(bytes) {
+            return Ok(false);
+        }
+        if let Err(error) = self.slab.grow() {
+            budget.release(bytes);
+            return Err(error);
+        }
+        if let Some(buckets) = buckets {
+            let before = self.index.memory_bytes();
+            self.index.rebuild(buckets, |key| index_hash(mix(key)));
+            budget.release(before);
+        }
+        Ok(true)
+    }
+
+    /// Demotes down to `rows` hot rows, as far as rows are not pinned.
+    pub(crate) fn demote_to(&mut self, env: &Env<'_>, rows: usize) -> Result<()> {
+        if self.index.len() > rows {
+            self.demote(env, self.index.len() - rows)?;
+        }
+        Ok(())
+    }
+
+    /// Moves up to `wanted` rows to the cold tier and returns how many left.
+    ///
+    /// Order: images of uncommitted rows go to the open delta, then rows newer than their cold copy and the deletes of
+    /// tombstones to the cold tier, then the rows leave the slab. A failure before the last step changes nothing.
+    pub(super) fn demote(&mut self, env: &Env<'_>, wanted: usize) -> Result<usize> {
+        let batch_rows = (BATCH_BYTES / env.schema.row_bytes()).max(64);
+        let mut freed = 0;
+        while freed < wanted {
+            let victims = self.victims(env, (wanted - freed).min(batch_rows));
+            if victims.is_empty() {
+                break;
+            }
+            self.write_cold(env, &victims)?;
+            for &(key, raw) in &victims {
+                self.forget(key, raw);
+            }
+            freed += victims.len();
+            env.counters.demoted.fetch_add(victims.len() as u64, Relaxed);
+        }
+        Ok(freed)
+    }
+
+    /// Takes a row out of the index and the slab.
+    pub(super) fn forget(&mut self, key: Key, raw: u32) {
+        self.index.remove(key, index_hash(mix(key)));
+        self.tombstones -= usize::from(raw & TOMBSTONE_BIT != 0);
+        self.slab.release(raw & !TOMBSTONE_BIT);
+    }
+
+    /// Second chance over the buckets, halving touch counts; expired rows and tombstones at once, pinned rows never.
+    fn victims(&mut self, env: &Env<'_>, wanted: usize) -> Vec<(Key, u32)> {
+        let clock = env.context.now();
+        let mut victims = Vec::with_capacity(wanted);
+        let mut left = self.index.buckets() * MAX_ROUNDS;
+        while victims.len() < wanted && left > 0 {
+            self.hand = (self.hand + 1) % self.index.buckets();
+            left -= 1;
+            for (key, raw) in self.index.bucket(self.hand) {
+                let meta = self.slab.meta_mut(raw & !TOMBSTONE_BIT);
+                if meta.has(PINNED) || victims.len() == wanted {
+                    continue;
+                }
+                let gone = raw & TOMBSTONE_BIT != 0 || env.schema.expiry_ref().expired(meta.time, clock);
+                if meta.touches == 0 || gone {
+                    victims.push((key, raw));
+                } else {
+                    meta.touches /= 2;
+                }
+            }
+        }
+        // A second round may meet a bucket again before anything was removed.
+        victims.sort_unstable();
+        victims.dedup();
+        victims
+    }
+
+    fn write_cold(&mut self, env: &Env<'_>, victims: &[(Key, u32)]) -> Result<()> {
+        let (mut images, mut removed, mut batch, mut lanes) = (Vec::new(), Vec::new(), ColdBatch::new(), Vec::new());
+        for &(key, raw) in victims {
+            let row = raw & !TOMBSTONE_BIT;
+            let meta = self.slab.meta(row);
+            let tombstone = raw & TOMBSTONE_BIT != 0;
+            if meta.has(UNCOMMITTED) && tombstone {
+                removed.push(key);
+            } else if meta.has(UNCOMMITTED) {
+                push_image(&mut images, key, meta.time, self.slab.row(row));
+            }
+            if tombstone {
+                batch.delete(mix(key));
+            } else if meta.has(NEWER_THAN_COLD) {
+                lanes.clear();
+                push_lanes(&mut lanes, self.slab.row(row));
+                batch.put(mix(key), meta.time, &lanes);
+            }
+        }
+        if !images.is_empty() {
+            env.context.journal.append_images(env.table, env.schema.lanes(), &images)?;
+        }
+        if !removed.is_empty() {
+            env.context.journal.append_removed(env.table, &removed)?;
+        }
+        if !batch.is_empty() {
+            env.has_cold.store(true, Release);
+            env.counters.demoted_writes.fetch_add(batch.len() as u64, Relaxed);
+            env.cold().write(env.table, &batch)?;
+        }
+        Ok(())
+    }
+
+    /// After a commit: writes the cold deletes of committed tombstones and frees their rows.
+    pub(crate) fn sweep_tombstones(&mut self, env: &Env<'_>) -> Result<()> {
+        if self.tombstones == 0 {
+            return Ok(());
+        }
+        let committed = |&(_, raw): &(Key, u32)| raw & TOMBSTONE_BIT != 0 && !self.slab.meta(raw & !TOMBSTONE_BIT).has(UNCOMMITTED | PINNED);
+        let swept: Vec<(Key, u32)> = self.index.iter().filter(committed).collect();
+        if env.may_be_cold() {
+            let mut batch = ColdBatch::new();
+            swept.iter().for_each(|&(key, _)| batch.delete(mix(key)));
+            env.cold().write(env.table, &batch)?;
+        }
+        for (key, raw) in swept {
+            self.forget(key, raw);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,219 @@
+//! A shard: the rows of one part of a table's keys, index and slab and admission counts together. It knows no log.
+
+mod batch;
+mod demote;
+mod image;
+mod load;
+
+pub(crate) use batch::{Batch, Op, Plan};
+pub(crate) use image::{IMAGE_HEADER_BYTES, push_image, read_lanes, split_cold};
+
+use crate::admission::Counts;
+use crate::cold::ColdTier;
+use crate::context::Context;
+use crate::error::Result;
+use crate::index::{Index, TOMBSTONE_BIT};
+use crate::schema::TableSchema;
+use crate::slab::{Backing, RowMeta, Slab, TOMBSTONE};
+use crate::types::{Key, TableId, UnixSeconds, mix};
+
+/// Bytes charged for a key on the list of uncommitted rows.
+const DIRTY_KEY_BYTES: usize = size_of::<Key>();
+
+/// What a shard's work needs of its table and store.
+pub(crate) struct Env<'a> {
+    pub(crate) table: TableId,
+    pub(crate) schema: &'a TableSchema,
+    pub(crate) context: &'a Context,
+    pub(crate) has_cold: &'a std::sync::atomic::AtomicBool,
+    pub(crate) counters: &'a Counters,
+}
+
+impl Env<'_> {
+    fn cold(&self) -> &dyn ColdTier {
+        &*self.context.cold
+    }
+
+    fn may_be_cold(&self) -> bool {
+        self.has_cold.load(std::sync::atomic::Ordering::Acquire)
+    }
+}
+
+/// What a table counts as it works.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) rows: std::sync::atomic::AtomicI64,
+    pub(crate) cold_reads: std::sync::atomic::AtomicU64,
+    pub(crate) promoted: std::sync::atomic::AtomicU64,
+    pub(crate) demoted: std::sync::atomic::AtomicU64,
+    pub(crate) demoted_writes: std::sync::atomic::AtomicU64,
+}
+
+/// See the module.
+pub(crate) struct Shard {
+    index: Index,
+    slab: Slab,
+    /// Keys that became uncommitted since the last commit; may name rows that left since, or twice.
+    dirty: Vec<Key>,
+    counts: Counts,
+    /// The bucket where the next demotion begins.
+    hand: usize,
+    tombstones: usize,
+}
+
+/// The shard of a mixed key, of `shards`: by its high half. The index inside uses the low half.
+pub(crate) fn shard_of(mixed: u64, shards: usize) -> usize {
+    (((mixed >> 32) * shards as u64) >> 32) as usize
+}
+
+fn index_hash(mixed: u64) -> u64 {
+    mixed << 32
+}
+
+/// What a lookup found at a key.
+pub(crate) enum Found<'a> {
+    /// A live row's lanes.
+    Row(&'a [f32]),
+    /// The hot tier knows that there is none.
+    Absent,
+    /// Not hot: the cold tier decides.
+    NotHot,
+}
+
+impl Shard {
+    /// An empty shard with its first chunk.
+    pub(crate) fn new(env: &Env<'_>, chunk_bytes: usize, backing: Backing) -> Result<Shard> {
+        let slab = Slab::new(env.schema.lanes(), chunk_bytes, backing);
+        let index = Index::new();
+        env.context.budget.reserve(index.memory_bytes())?;
+        let mut shard = Shard { index, slab, dirty: Vec::new(), counts: Counts::default(), hand: 0, tombstones: 0 };
+        if shard.grow(env)? {
+            return Ok(shard);
+        }
+        let needed = env.context.budget.too_small(shard.slab.chunk_bytes());
+        shard.release_all(env.context);
+        Err(needed)
+    }
+
+    /// Gives the shard's bytes back to the budget, before it is dropped.
+    pub(crate) fn release_all(&mut self, context: &Context) {
+        context.budget.release(self.memory_bytes());
+    }
+
+    /// Bytes of the budget that the shard holds.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.index.memory_bytes() + self.slab.memory_bytes() + self.dirty.capacity() * DIRTY_KEY_BYTES
+    }
+
+    /// Hot rows, tombstones not counted.
+    pub(crate) fn hot_rows(&self) -> usize {
+        self.index.len() - self.tombstones
+    }
+
+    /// Rows on the list of uncommitted ones, at most.
+    pub(crate) fn uncommitted(&self) -> usize {
+        let flagged = |key: &&Key| self.raw(**key).is_some_and(|raw| self.slab.meta(raw & !TOMBSTONE_BIT).has(crate::slab::UNCOMMITTED));
+        let mut keys: Vec<Key> = self.dirty.iter().filter(flagged).copied().collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys.len()
+    }
+
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    pub(crate) fn counts_mut(&mut self) -> &mut Counts {
+        &mut self.counts
+    }
+
+    fn raw(&self, key: Key) -> Option<u32> {
+        self.index.find(key, index_hash(mix(key)))
+    }
+
+    /// Brings the home bucket of a mixed key near.
+    pub(crate) fn prefetch_key(&self, mixed: u64) {
+        self.index.prefetch(index_hash(mixed));
+    }
+
+    /// The row number of a key, tombstones marked, and its row brought near.
+    pub(crate) fn probe(&self, key: Key, mixed: u64, prefetch_bytes: usize, meta: bool) -> Option<u32> {
+        let raw = self.index.find(key, index_hash(mixed))?;
+        if raw & TOMBSTONE_BIT == 0 {
+            self.slab.prefetch(raw, prefetch_bytes);
+            if meta {
+                self.slab.prefetch_meta(raw);
+            }
+        }
+        Some(raw)
+    }
+
+    /// What stands at a probed row number; `clock` decides expiry.
+    pub(crate) fn read(&self, raw: Option<u32>, schema: &TableSchema, clock: UnixSeconds) -> Found<'_> {
+        match raw {
+            None => Found::NotHot,
+            Some(raw) if raw & TOMBSTONE_BIT != 0 => Found::Absent,
+            Some(row) => {
+                let expiry = schema.expiry_ref();
+                if !expiry.is_never() && expiry.expired(self.slab.meta(row).time, clock) {
+                    return Found::Absent;
+                }
+                Found::Row(self.slab.row(row))
+            }
+        }
+    }
+
+    /// Every hot key with its meta and lanes, tombstones too.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Key, RowMeta, &[f32])> + '_ {
+        self.index.iter().map(|(key, raw)| {
+            let row = raw & !TOMBSTONE_BIT;
+            (key, self.slab.meta(row), self.slab.row(row))
+        })
+    }
+
+    /// The meta and lanes of a hot key.
+    pub(crate) fn get(&self, key: Key) -> Option<(RowMeta, &[f32])> {
+        let row = self.raw(key)? & !TOMBSTONE_BIT;
+        Some((self.slab.meta(row), self.slab.row(row)))
+    }
+
+    fn insert(&mut self, key: Key, row: u32) {
+        self.index.insert(key, index_hash(mix(key)), row);
+    }
+
+    fn mark_uncommitted(&mut self, key: Key, row: u32, context: &Context) {
+        let meta = self.slab.meta_mut(row);
+        if !meta.has(crate::slab::UNCOMMITTED) {
+            meta.flags |= crate::slab::UNCOMMITTED;
+            self.push_dirty(key, context);
+        }
+        self.slab.meta_mut(row).flags |= crate::slab::NEWER_THAN_COLD;
+    }
+
+    /// The list is cleaned before it would outgrow the rows, so updates between two far commits don't pile up.
+    fn push_dirty(&mut self, key: Key, context: &Context) {
+        if self.dirty.len() == self.dirty.capacity() {
+            let before = self.dirty.capacity() * DIRTY_KEY_BYTES;
+            if self.dirty.len() > self.index.len() {
+                let mut keys = std::mem::take(&mut self.dirty);
+                keys.sort_unstable();
+                keys.dedup();
+                keys.retain(|&k| self.get(k).is_some_and(|(meta, _)| meta.has(crate::slab::UNCOMMITTED)));
+                self.dirty = keys;
+            }
+            self.dirty.reserve_exact((self.dirty.len() / 4).max(16));
+            let after = self.dirty.capacity() * DIRTY_KEY_BYTES;
+            if after > before {
+                // The list is small beside its rows and an update must not fail here: it may pass the limit by itself.
+                context.budget.charge(after - before);
+            } else {
+                context.budget.release(before - after);
+            }
+        }
+        self.dirty.push(key);
+    }
+
+    fn is_tombstone(meta: RowMeta) -> bool {
+        meta.has(TOMBSTONE)
+    }
+}

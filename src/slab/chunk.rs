@@ -1,0 +1,144 @@
+//! One mapping of a slab: the metas of its rows, then their lanes. The only place that maps memory.
+
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::ptr::NonNull;
+
+use memmap2::{Advice, MmapOptions, MmapRaw};
+
+use super::{META_BYTES, RowMeta};
+use crate::error::{Error, Result};
+
+/// Below this a huge page would cost more memory than it saves time.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// Where slabs live.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Backing {
+    /// Anonymous memory, with huge pages where chunks are large enough.
+    #[default]
+    Anonymous,
+    /// Unlinked files in this directory, for read-mostly tables: under training, writes collapse once the dirty
+    /// pages pass the kernel's write-back limits.
+    File(PathBuf),
+}
+
+pub(super) struct Chunk {
+    // Invariant: `base` is 64-byte aligned and valid for `rows * (META_BYTES + lanes * 4)` zero-initialised bytes
+    // for as long as `_map` lives; nothing else holds a reference into it.
+    base: NonNull<u8>,
+    rows: usize,
+    lanes: usize,
+    _map: MmapRaw,
+}
+
+// SAFETY: a chunk owns its mapping alone; `&Chunk` only reads and `&mut Chunk` is exclusive, as for a `Vec`.
+unsafe impl Send for Chunk {}
+// SAFETY: as above.
+unsafe impl Sync for Chunk {}
+
+impl Chunk {
+    /// Bytes of a chunk of `rows` rows.
+    pub(super) fn bytes(rows: usize, lanes: usize) -> usize {
+        (rows * (META_BYTES + lanes * 4)).next_multiple_of(4096)
+    }
+
+    pub(super) fn map(rows: usize, lanes: usize, backing: &Backing) -> Result<Chunk> {
+        let bytes = Chunk::bytes(rows, lanes);
+        let (map, skip) = match backing {
+            Backing::Anonymous => map_anonymous(bytes)?,
+            Backing::File(dir) => (map_file(bytes, dir)?, 0),
+        };
+        let start = map.as_mut_ptr().wrapping_add(skip);
+        let base = NonNull::new(start).ok_or_else(|| map_error(std::io::Error::other("null mapping")))?;
+        Ok(Chunk { base, rows, lanes, _map: map })
+    }
+
+    fn row_ptr(&self, at: usize) -> *mut f32 {
+        assert!(at < self.rows);
+        let offset = self.rows * META_BYTES + at * self.lanes * 4;
+        // SAFETY: at < rows, so the offset is inside the mapping (invariant of `base`).
+        unsafe { self.base.as_ptr().add(offset).cast() }
+    }
+
+    fn meta_ptr(&self, at: usize) -> *mut RowMeta {
+        assert!(at < self.rows);
+        // SAFETY: at < rows, so the offset is inside the mapping (invariant of `base`).
+        unsafe { self.base.as_ptr().add(at * META_BYTES).cast() }
+    }
+
+    pub(super) fn row(&self, at: usize) -> &[f32] {
+        // SAFETY: the pointer is valid for `lanes` initialised f32s, 4-byte aligned; `&self` excludes writers.
+        unsafe { std::slice::from_raw_parts(self.row_ptr(at), self.lanes) }
+    }
+
+    pub(super) fn row_mut(&mut self, at: usize) -> &mut [f32] {
+        // SAFETY: as in `row`; `&mut self` makes the borrow unique.
+        unsafe { std::slice::from_raw_parts_mut(self.row_ptr(at), self.lanes) }
+    }
+
+    pub(super) fn meta(&self, at: usize) -> RowMeta {
+        // SAFETY: valid, aligned (8-byte metas from a page-aligned base) and initialised.
+        unsafe { *self.meta_ptr(at) }
+    }
+
+    pub(super) fn meta_mut(&mut self, at: usize) -> &mut RowMeta {
+        // SAFETY: as in `meta`; `&mut self` makes the borrow unique.
+        unsafe { &mut *self.meta_ptr(at) }
+    }
+
+    pub(super) fn prefetch(&self, at: usize, bytes: usize) {
+        let start = self.row_ptr(at).cast::<u8>();
+        for line in (0..bytes).step_by(64) {
+            crate::index::prefetch(start.wrapping_add(line));
+        }
+    }
+
+    pub(super) fn prefetch_meta(&self, at: usize) {
+        crate::index::prefetch(self.meta_ptr(at).cast());
+    }
+}
+
+fn map_error(source: std::io::Error) -> Error {
+    Error::io("map memory for", std::path::Path::new("a slab"), source)
+}
+
+/// Large chunks are aligned to huge pages and advised for them; returns the bytes to skip at the start.
+fn map_anonymous(bytes: usize) -> Result<(MmapRaw, usize)> {
+    let huge = bytes >= HUGE_PAGE_BYTES;
+    let padded = if huge { bytes + HUGE_PAGE_BYTES } else { bytes };
+    let map = MmapOptions::new().len(padded).map_anon().map_err(map_error)?;
+    let map = MmapRaw::from(map);
+    let skip = if huge { map.as_ptr().align_offset(HUGE_PAGE_BYTES) } else { 0 };
+    if huge {
+        // Advice that the kernel refuses (huge pages switched off) costs speed only.
+        let _ = map.advise_range(Advice::HugePage, skip, bytes);
+    }
+    Ok((map, skip))
+}
+
+/// The file's space is allocated before it is mapped, so a full disk is an error here and never a SIGBUS later.
+fn map_file(bytes: usize, dir: &std::path::Path) -> Result<MmapRaw> {
+    let file = tempfile_in(dir)?;
+    // SAFETY: plain system call on a descriptor that `file` keeps open.
+    let status = unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, bytes as libc::off_t) };
+    if status != 0 {
+        return Err(Error::io("allocate a slab in", dir, std::io::Error::last_os_error()));
+    }
+    MmapOptions::new().len(bytes).map_raw(&file).map_err(map_error)
+}
+
+/// An unlinked file: it goes with the process, as slabs are never read back.
+fn tempfile_in(dir: &std::path::Path) -> Result<std::fs::File> {
+    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let path = dir.join(format!("slab-{}-{number}", std::process::id()));
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path)
+        .map_err(|e| Error::io("create", &path, e))?;
+    std::fs::remove_file(&path).map_err(|e| Error::io("unlink", &path, e))?;
+    Ok(file)
+}

@@ -1,0 +1,202 @@
+//! Slabs: memory-mapped arenas of fixed-size rows, and the times and flags beside them.
+//!
+//! A slab grows by whole chunks and never moves a row. Free rows form a list through their own first lane.
+
+mod chunk;
+
+pub(crate) use chunk::Backing;
+use chunk::Chunk;
+
+use crate::error::Result;
+use crate::types::UnixSeconds;
+
+/// The row goes into the next delta.
+pub(crate) const UNCOMMITTED: u16 = 1;
+/// The cold tier holds no copy of the row, or an older one: it must be written before it may be dropped.
+pub(crate) const NEWER_THAN_COLD: u16 = 2;
+/// The row belongs to the batch in hand and must stay hot.
+pub(crate) const PINNED: u16 = 4;
+/// The key was removed; its cold copy, if any, still has to be deleted.
+pub(crate) const TOMBSTONE: u16 = 8;
+
+/// What is kept of a hot row besides its lanes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub(crate) struct RowMeta {
+    /// Event time of the last update.
+    pub(crate) time: UnixSeconds,
+    /// Updates since the demotion hand last passed; a hint, never state.
+    pub(crate) touches: u16,
+    /// `UNCOMMITTED`, `NEWER_THAN_COLD`, `PINNED`, `TOMBSTONE`.
+    pub(crate) flags: u16,
+}
+
+impl RowMeta {
+    /// Whether any of `flags` is set.
+    pub(crate) fn has(self, flags: u16) -> bool {
+        self.flags & flags != 0
+    }
+}
+
+const META_BYTES: usize = size_of::<RowMeta>();
+const NO_ROW: u32 = u32::MAX;
+
+/// An arena of rows of `lanes` f32s. Row numbers are stable until freed.
+pub(crate) struct Slab {
+    lanes: usize,
+    chunk_shift: u32,
+    backing: Backing,
+    chunks: Vec<Chunk>,
+    // Invariant: rows at and above `fresh` were never handed out; those below are in use or on the free list.
+    fresh: u32,
+    free_head: u32,
+    free_len: u32,
+}
+
+impl Slab {
+    /// An empty slab whose chunks hold as many rows as fit into `chunk_bytes` (a power of two, at least 8).
+    pub(crate) fn new(lanes: usize, chunk_bytes: usize, backing: Backing) -> Slab {
+        let rows = (chunk_bytes / (lanes * 4 + META_BYTES)).max(8);
+        let chunk_shift = usize::BITS - 1 - rows.leading_zeros();
+        Slab { lanes, chunk_shift, backing, chunks: Vec::new(), fresh: 0, free_head: NO_ROW, free_len: 0 }
+    }
+
+    /// Rows a chunk holds.
+    pub(crate) fn chunk_rows(&self) -> usize {
+        1 << self.chunk_shift
+    }
+
+    /// Bytes one more chunk costs.
+    pub(crate) fn chunk_bytes(&self) -> usize {
+        Chunk::bytes(self.chunk_rows(), self.lanes)
+    }
+
+    /// Bytes mapped.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.chunks.len() * self.chunk_bytes()
+    }
+
+    /// Rows that can be allocated without growing.
+    pub(crate) fn available(&self) -> usize {
+        self.chunks.len() * self.chunk_rows() - self.fresh as usize + self.free_len as usize
+    }
+
+    /// Maps one more chunk. On an error nothing changed.
+    pub(crate) fn grow(&mut self) -> Result<()> {
+        let chunk = Chunk::map(self.chunk_rows(), self.lanes, &self.backing)?;
+        self.chunks.push(chunk);
+        Ok(())
+    }
+
+    /// Takes a row; its lanes hold anything, its meta is zero. `None` when the slab must grow first.
+    pub(crate) fn allocate(&mut self) -> Option<u32> {
+        let row = if self.free_head != NO_ROW {
+            let row = self.free_head;
+            self.free_head = self.row(row)[0].to_bits();
+            self.free_len -= 1;
+            row
+        } else if (self.fresh as usize) < self.chunks.len() * self.chunk_rows() {
+            self.fresh += 1;
+            self.fresh - 1
+        } else {
+            return None;
+        };
+        *self.meta_mut(row) = RowMeta::default();
+        Some(row)
+    }
+
+    /// Gives a row back.
+    pub(crate) fn release(&mut self, row: u32) {
+        let next = self.free_head;
+        self.row_mut(row)[0] = f32::from_bits(next);
+        self.free_head = row;
+        self.free_len += 1;
+    }
+
+    fn place(&self, row: u32) -> (&Chunk, usize) {
+        (&self.chunks[row as usize >> self.chunk_shift], row as usize & (self.chunk_rows() - 1))
+    }
+
+    /// The row's lanes: embedding, then optimizer state.
+    pub(crate) fn row(&self, row: u32) -> &[f32] {
+        let (chunk, at) = self.place(row);
+        chunk.row(at)
+    }
+
+    /// The row's lanes, to change.
+    pub(crate) fn row_mut(&mut self, row: u32) -> &mut [f32] {
+        let (index, at) = (row as usize >> self.chunk_shift, row as usize & (self.chunk_rows() - 1));
+        self.chunks[index].row_mut(at)
+    }
+
+    /// The row's time and flags.
+    pub(crate) fn meta(&self, row: u32) -> RowMeta {
+        let (chunk, at) = self.place(row);
+        chunk.meta(at)
+    }
+
+    /// The row's time and flags, to change.
+    pub(crate) fn meta_mut(&mut self, row: u32) -> &mut RowMeta {
+        let (index, at) = (row as usize >> self.chunk_shift, row as usize & (self.chunk_rows() - 1));
+        self.chunks[index].meta_mut(at)
+    }
+
+    /// Asks the processor to bring the row's first `bytes` near.
+    pub(crate) fn prefetch(&self, row: u32, bytes: usize) {
+        let (chunk, at) = self.place(row);
+        chunk.prefetch(at, bytes);
+    }
+
+    /// Asks the processor to bring the row's meta near.
+    pub(crate) fn prefetch_meta(&self, row: u32) {
+        let (chunk, at) = self.place(row);
+        chunk.prefetch_meta(at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_distinct_reused_and_keep_their_content() {
+        let mut slab = Slab::new(3, 1 << 10, Backing::Anonymous);
+        let mut rows = Vec::new();
+        for i in 0..1000u32 {
+            let row = slab.allocate().unwrap_or_else(|| {
+                slab.grow().unwrap();
+                slab.allocate().unwrap()
+            });
+            slab.row_mut(row).fill(i as f32);
+            slab.meta_mut(row).time = i;
+            rows.push(row);
+        }
+        for (i, &row) in rows.iter().enumerate() {
+            assert_eq!(slab.row(row), [i as f32; 3]);
+            assert_eq!(slab.meta(row).time, i as u32);
+        }
+        let before = slab.memory_bytes();
+        for &row in &rows[..500] {
+            slab.release(row);
+        }
+        for _ in 0..500 {
+            let row = slab.allocate().unwrap();
+            assert!(rows[..500].contains(&row));
+            assert_eq!(slab.meta(row), RowMeta::default());
+        }
+        assert_eq!(slab.memory_bytes(), before);
+        assert_eq!(slab.row(rows[700]), [700.0; 3]);
+    }
+
+    #[test]
+    fn file_backed_slabs_allocate_before_they_map() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut slab = Slab::new(16, 1 << 16, Backing::File(dir.path().to_path_buf()));
+        slab.grow().unwrap();
+        let row = slab.allocate().unwrap();
+        slab.row_mut(row)[15] = 7.0;
+        assert_eq!(slab.row(row)[15], 7.0);
+        let missing = Slab::new(16, 1 << 16, Backing::File(dir.path().join("absent"))).grow();
+        assert!(missing.is_err());
+    }
+}

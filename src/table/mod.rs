@@ -1,0 +1,207 @@
+//! A table: batches of keys, split over shards, looked up, trained, assigned and removed.
+
+mod lookup;
+mod update;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+
+pub use update::Update;
+
+use crate::context::{Context, read, write};
+use crate::error::{Error, Result};
+use crate::expiry::Expiry;
+use crate::schema::TableSchema;
+use crate::shard::{Counters, Env, Plan, Shard, shard_of, split_cold};
+use crate::slab::Backing;
+use crate::types::{Key, TableId, UnixSeconds, mix, unmix};
+
+/// Bytes of a slab's chunk: small tables in small budgets take small ones.
+const MIN_CHUNK_BYTES: usize = 64 << 10;
+const MAX_CHUNK_BYTES: usize = 32 << 20;
+/// A shard of a table that fills the budget has at least this many chunks, so little of the last one is idle.
+const CHUNKS_A_SHARD: usize = 16;
+
+/// A handle to a table of an open store; clones share it.
+///
+/// ```
+/// use embedrock::{Optimizer, Store, StoreOptions, TableSchema, Update};
+/// # let dir = std::env::temp_dir().join(format!("embedrock-doc-table-{}", std::process::id()));
+/// let store = Store::open(&dir, StoreOptions::default())?;
+/// let users = store.create_table(TableSchema::new("user", 2).optimizer(Optimizer::sgd(0.5)))?;
+/// users.apply_gradients(&[7, 7], &[1.0, 0.0, 1.0, 2.0], &Update::at(1_700_000_000))?; // duplicates are summed
+/// let mut rows = [0.0; 4];
+/// let found = users.lookup(&[7, 8], &mut rows)?;
+/// assert_eq!((found, rows), (1, [-1.0, -1.0, 0.0, 0.0]));
+/// # drop((users, store)); std::fs::remove_dir_all(&dir).unwrap();
+/// # Ok::<(), embedrock::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Table {
+    pub(crate) inner: Arc<TableInner>,
+}
+
+/// See [`Table`].
+pub(crate) struct TableInner {
+    pub(crate) id: TableId,
+    pub(crate) context: Arc<Context>,
+    /// Its learning rate, admission and expiry may change; name and layout never.
+    schema: RwLock<Arc<TableSchema>>,
+    shards: Vec<RwLock<Shard>>,
+    has_cold: AtomicBool,
+    counters: Counters,
+    dropped: AtomicBool,
+    /// Held by the one batch that changes rows or their placement; also its working memory.
+    updates: Mutex<Vec<Plan>>,
+}
+
+impl Drop for TableInner {
+    fn drop(&mut self) {
+        for shard in &self.shards {
+            write(shard).release_all(&self.context);
+        }
+    }
+}
+
+impl TableInner {
+    pub(crate) fn new(id: TableId, schema: TableSchema, context: Arc<Context>, shards: usize) -> Result<TableInner> {
+        context.cold.create_table(id, schema.row_bytes() + crate::cold::TIME_BYTES)?;
+        let mut inner = TableInner {
+            id,
+            schema: RwLock::new(Arc::new(schema)),
+            shards: Vec::with_capacity(shards),
+            has_cold: AtomicBool::new(false),
+            counters: Counters::default(),
+            dropped: AtomicBool::new(false),
+            updates: Mutex::new(Vec::new()),
+            context,
+        };
+        let chunk = (inner.context.budget.limit() / shards / CHUNKS_A_SHARD).clamp(MIN_CHUNK_BYTES, MAX_CHUNK_BYTES);
+        for _ in 0..shards {
+            let schema = inner.schema();
+            let shard = Shard::new(&inner.env(&schema), chunk, Backing::Anonymous)?;
+            inner.shards.push(RwLock::new(shard));
+        }
+        Ok(inner)
+    }
+
+    pub(crate) fn schema(&self) -> Arc<TableSchema> {
+        Arc::clone(&read(&self.schema))
+    }
+
+    pub(crate) fn set_schema(&self, schema: TableSchema) {
+        *write(&self.schema) = Arc::new(schema);
+        self.publish_horizon();
+    }
+
+    /// Says that the cold tier may hold rows, as after opening from a base.
+    pub(crate) fn assume_cold(&self) {
+        self.has_cold.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn env<'a>(&'a self, schema: &'a TableSchema) -> Env<'a> {
+        Env { table: self.id, schema, context: &self.context, has_cold: &self.has_cold, counters: &self.counters }
+    }
+
+    pub(crate) fn shards(&self) -> &[RwLock<Shard>] {
+        &self.shards
+    }
+
+    pub(crate) fn shard(&self, key: Key) -> &RwLock<Shard> {
+        &self.shards[shard_of(mix(key), self.shards.len())]
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    pub(crate) fn mark_dropped(&self) {
+        self.dropped.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_dropped(&self) -> bool {
+        self.dropped.load(Ordering::Acquire)
+    }
+
+    fn check(&self) -> Result<()> {
+        self.context.check_process()?;
+        if self.is_dropped() { Err(Error::TableDropped { table: self.schema().name().to_owned() }) } else { Ok(()) }
+    }
+
+    /// Tells the cold tier which rows its compactions may drop.
+    pub(crate) fn publish_horizon(&self) {
+        let schema = self.schema();
+        let horizon = (*schema.expiry_ref() != Expiry::never()).then(|| schema.expiry_ref().horizon(self.context.now()));
+        self.context.cold.expire_through(self.id, horizon.filter(|&time| time > 0));
+    }
+
+    /// Visits every live row of both tiers once: key, time, lanes.
+    pub(crate) fn for_each(&self, visit: &mut dyn FnMut(Key, UnixSeconds, &[f32]) -> Result<()>) -> Result<()> {
+        let (schema, clock) = (self.schema(), self.context.now());
+        for shard in &self.shards {
+            for (key, meta, lanes) in read(shard).iter() {
+                if !meta.has(crate::slab::TOMBSTONE) && !schema.expiry_ref().expired(meta.time, clock) {
+                    visit(key, meta.time, lanes)?;
+                }
+            }
+        }
+        let mut lanes = vec![0f32; schema.lanes()];
+        self.context.cold.scan(self.id, &mut |mixed, value| {
+            let key = unmix(mixed);
+            let Some((time, bytes)) = split_cold(value, lanes.len()) else {
+                let message = format!("key {key} has {} bytes, expected {}", value.len(), lanes.len() * 4 + 4);
+                return Err(Error::Cold { action: "read a row", message });
+            };
+            if schema.expiry_ref().expired(time, clock) || read(self.shard(key)).get(key).is_some() {
+                return Ok(());
+            }
+            crate::shard::read_lanes(bytes, &mut lanes);
+            visit(key, time, &lanes)
+        })
+    }
+}
+
+impl Table {
+    /// The table's name.
+    pub fn name(&self) -> String {
+        self.inner.schema().name().to_owned()
+    }
+
+    /// f32s of an embedding.
+    pub fn dim(&self) -> usize {
+        self.inner.schema().dim()
+    }
+
+    /// The schema, with the settings in force.
+    pub fn schema(&self) -> TableSchema {
+        (*self.inner.schema()).clone()
+    }
+
+    /// The number of rows, hot and cold. O(1); where rows expire, those that expired but were not reclaimed count too.
+    pub fn len(&self) -> u64 {
+        u64::try_from(self.inner.counters.rows.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Visits every live row once, hot and cold, in no particular order: key, event time, embedding, optimizer state.
+    ///
+    /// Rows that other threads change meanwhile are visited in one of their states. Stops at the visitor's first error.
+    pub fn for_each_row(&self, mut visit: impl FnMut(Key, UnixSeconds, &[f32], &[f32]) -> Result<()>) -> Result<()> {
+        self.inner.check()?;
+        let dim = self.dim();
+        self.inner.for_each(&mut |key, time, lanes| {
+            let (embedding, state) = lanes.split_at(dim);
+            visit(key, time, embedding, state)
+        })
+    }
+}
+
+impl std::fmt::Debug for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Table").field("name", &self.name()).field("rows", &self.len()).finish_non_exhaustive()
+    }
+}
