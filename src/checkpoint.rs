@@ -1,0 +1,127 @@
+//! Writing a base: all hot rows, then a checkpoint of the cold tier, then the manifest, published by a rename.
+//!
+//! Bases are fuzzy: batches and commits go on meanwhile, so a base holds rows newer than the commit B it follows. It is valid
+//! once a commit E that was cut after its last byte is durable; E's record names it. Recovery to any target from E on loads the
+//! base and applies the deltas after B, whose after-images cover every row that changed since.
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use crate::catalog::Catalog;
+use crate::context::read;
+use crate::delta::FRAME_BYTES;
+use crate::error::Result;
+use crate::fs::{Fs, names};
+use crate::log::{CommitRecord, FrameBuf, LogWriter, SegmentHeader};
+use crate::manifest::{FileSum, Manifest};
+use crate::shard::{IMAGE_HEADER_BYTES, push_image};
+use crate::table::TableInner;
+
+/// Where and after what a base is written.
+pub(crate) struct BasePlan<'a> {
+    pub(crate) fs: &'a dyn Fs,
+    pub(crate) dir: &'a Path,
+    pub(crate) uuid: [u8; 16],
+    pub(crate) number: u64,
+    /// The last commit before the base and its trainer state.
+    pub(crate) begin: &'a CommitRecord,
+    pub(crate) state: &'a [u8],
+    pub(crate) first_segment: u64,
+}
+
+/// Writes base `number` and publishes it. On an error nothing is left but a `tmp-` directory that the next open removes.
+pub(crate) fn write_base(plan: &BasePlan<'_>, catalog: &Catalog) -> Result<Manifest> {
+    let temporary = names::temporary(plan.dir, &format!("base-{}", plan.number));
+    if plan.fs.exists(&temporary)? {
+        plan.fs.remove_dir_all(&temporary)?;
+    }
+    let result = write_files(plan, catalog, &temporary);
+    if result.is_err() {
+        let _ = plan.fs.remove_dir_all(&temporary);
+    }
+    result
+}
+
+fn write_files(plan: &BasePlan<'_>, catalog: &Catalog, temporary: &Path) -> Result<Manifest> {
+    let fs = plan.fs;
+    fs.create_dir(temporary)?;
+    write_hot_rows(plan, catalog, &temporary.join(names::HOT_ROWS))?;
+    catalog.context.cold.checkpoint(&temporary.join(names::COLD))?;
+    // Read after the last byte: a batch that came in between makes the base wait for a commit.
+    let still = catalog.context.batches.load(Ordering::SeqCst) == plan.begin.batches;
+    let mut files = vec![FileSum::of(fs, temporary, names::HOT_ROWS.to_owned())?];
+    for entry in fs.list(&temporary.join(names::COLD))? {
+        files.push(FileSum::of(fs, temporary, format!("{}/{}", names::COLD, entry.name))?);
+    }
+    let manifest = Manifest {
+        number: plan.number,
+        begin: plan.begin.id,
+        begin_hash: plan.begin.hash,
+        still,
+        first_segment: plan.first_segment,
+        files,
+    };
+    let mut file = fs.create(&temporary.join(names::MANIFEST))?;
+    file.append(&manifest.encode())?;
+    file.sync()?;
+    drop(file);
+    fs.sync_dir(&temporary.join(names::COLD))?;
+    fs.sync_dir(temporary)?;
+    // The rename is the moment of truth: before it the directory is litter, after it a base.
+    let bases = names::bases(plan.dir);
+    fs.rename(temporary, &names::base(plan.dir, plan.number))?;
+    fs.sync_dir(&bases)?;
+    Ok(manifest)
+}
+
+fn write_hot_rows(plan: &BasePlan<'_>, catalog: &Catalog, path: &Path) -> Result<()> {
+    let header = SegmentHeader {
+        store: plan.uuid,
+        segment: plan.number,
+        timeline: plan.begin.id.timeline,
+        parent: plan.begin.id,
+        parent_hash: plan.begin.hash,
+    };
+    let mut writer = LogWriter::create(plan.fs, path, &header)?;
+    for table in catalog.tables() {
+        writer.append(&FrameBuf::create_table(table.id, &table.schema().encode()))?;
+        write_table(&mut writer, &table)?;
+    }
+    for chunk in plan.state.chunks(FRAME_BYTES) {
+        writer.append(&FrameBuf::state(chunk))?;
+    }
+    writer.append(&FrameBuf::commit(plan.begin))?;
+    writer.flush()?;
+    writer.sync()
+}
+
+fn write_table(writer: &mut LogWriter, table: &TableInner) -> Result<()> {
+    let lanes = table.schema().lanes();
+    for shard in table.shards() {
+        let (mut images, mut removed) = (Vec::new(), Vec::new());
+        let shard = read(shard);
+        for (key, meta, row) in shard.iter() {
+            if meta.has(crate::slab::TOMBSTONE) {
+                removed.push(key);
+                continue;
+            }
+            push_image(&mut images, key, meta.time, row);
+            if images.len() + IMAGE_HEADER_BYTES + lanes * 4 > FRAME_BYTES {
+                writer.append(&FrameBuf::rows(table.id, lanes as u32, &images))?;
+                images.clear();
+            }
+        }
+        if !images.is_empty() {
+            writer.append(&FrameBuf::rows(table.id, lanes as u32, &images))?;
+        }
+        for chunk in removed.chunks(FRAME_BYTES / 8) {
+            writer.append(&FrameBuf::removed(table.id, chunk))?;
+        }
+        let counts: Vec<_> = shard.counts().iter().collect();
+        for chunk in counts.chunks(FRAME_BYTES / 12) {
+            writer.append(&FrameBuf::counts(table.id, chunk))?;
+        }
+    }
+    Ok(())
+}
