@@ -1,0 +1,84 @@
+//! Every name of a file or directory of a store, in one place.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+
+/// The manifest inside a base.
+pub(crate) const MANIFEST: &str = "MANIFEST";
+/// The hot rows inside a base.
+pub(crate) const HOT_ROWS: &str = "hot.rows";
+/// The cold tier's checkpoint inside a base.
+pub(crate) const COLD: &str = "cold";
+
+const TEMPORARY_PREFIX: &str = "tmp-";
+const TRASH_PREFIX: &str = "trash-";
+const SEGMENT_SUFFIX: &str = ".log";
+
+/// Which store this is.
+pub(crate) fn identity(store: &Path) -> PathBuf {
+    store.join("IDENTITY")
+}
+
+/// Held by the process that has the store open.
+pub(crate) fn lock(store: &Path) -> PathBuf {
+    store.join("LOCK")
+}
+
+/// The published durable mark.
+pub(crate) fn durable(store: &Path) -> PathBuf {
+    store.join("DURABLE")
+}
+
+/// The directory of the log's segments.
+pub(crate) fn logs(store: &Path) -> PathBuf {
+    store.join("log")
+}
+
+/// A segment of the log.
+pub(crate) fn segment(store: &Path, number: u64) -> PathBuf {
+    logs(store).join(format!("{number:08}{SEGMENT_SUFFIX}"))
+}
+
+/// The number of a segment's file name.
+pub(crate) fn parse_segment(name: &str) -> Option<u64> {
+    parse_number(name.strip_suffix(SEGMENT_SUFFIX)?)
+}
+
+/// The directory of the bases.
+pub(crate) fn bases(store: &Path) -> PathBuf {
+    store.join("base")
+}
+
+/// A base.
+pub(crate) fn base(store: &Path, number: u64) -> PathBuf {
+    bases(store).join(format!("{number:08}"))
+}
+
+/// The number of a base's directory name.
+pub(crate) fn parse_base(name: &str) -> Option<u64> {
+    parse_number(name)
+}
+
+fn parse_number(text: &str) -> Option<u64> {
+    (text.len() >= 8 && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok()).flatten()
+}
+
+/// The live cold tier: a cache, made anew at every open.
+pub(crate) fn live(store: &Path) -> PathBuf {
+    store.join("live")
+}
+
+/// Something unfinished, removed at the next open.
+pub(crate) fn temporary(store: &Path, what: &str) -> PathBuf {
+    store.join(format!("{TEMPORARY_PREFIX}{what}"))
+}
+
+/// Something being removed; half of it never looks whole.
+pub(crate) fn trash(store: &Path, what: &str) -> PathBuf {
+    store.join(format!("{TRASH_PREFIX}{what}"))
+}
+
+/// Whether a name is of something to remove at open.
+pub(crate) fn is_litter(name: &str) -> bool {
+    name.starts_with(TEMPORARY_PREFIX) || name.starts_with(TRASH_PREFIX)
+}

@@ -1,0 +1,171 @@
+//! The frames of a delta: their payloads, typed, written and read. Decoding is total: any bytes give a frame or nothing.
+#![forbid(unsafe_code)]
+
+use super::record::CommitRecord;
+use crate::codec::Reader;
+use crate::types::{Key, TableId, UnixSeconds};
+
+const CREATE_TABLE: u8 = 1;
+const DROP_TABLE: u8 = 2;
+const SETTINGS: u8 = 3;
+const ROWS: u8 = 4;
+const REMOVED: u8 = 5;
+const COUNTS: u8 = 6;
+const STATE: u8 = 7;
+const COMMIT: u8 = 8;
+
+const IMAGE_HEADER_BYTES: usize = 16;
+
+/// A frame as read.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Frame<'a> {
+    /// A table begins.
+    CreateTable { table: TableId, schema: &'a [u8] },
+    /// A table ends.
+    DropTable { table: TableId },
+    /// A table's learning rate, admission or expiry changed.
+    Settings { table: TableId, schema: &'a [u8] },
+    /// After-images of rows of `lanes` f32s.
+    Rows { table: TableId, lanes: u32, images: Images<'a> },
+    /// Tombstones.
+    Removed { table: TableId, keys: Keys<'a> },
+    /// Admission counts; 0 means gone.
+    Counts { table: TableId, counts: Counts<'a> },
+    /// A piece of the trainer's state.
+    State(&'a [u8]),
+    /// The end of a delta.
+    Commit(CommitRecord),
+}
+
+/// After-images: key, time, four zero bytes, lanes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Images<'a> {
+    bytes: &'a [u8],
+    size: usize,
+}
+
+impl<'a> Images<'a> {
+    /// Key, time, and the lanes' little-endian bytes.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Key, UnixSeconds, &'a [u8])> + use<'a> {
+        self.bytes.chunks_exact(self.size).filter_map(|image| {
+            let mut reader = Reader::new(image);
+            let (key, time) = (reader.u64()?, reader.u32()?);
+            reader.u32()?;
+            Some((key, time, reader.rest()))
+        })
+    }
+
+    /// The number of images.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len() / self.size
+    }
+}
+
+/// Keys, 8 bytes each.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Keys<'a>(&'a [u8]);
+
+impl<'a> Keys<'a> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Key> + use<'a> {
+        self.0.chunks_exact(8).filter_map(|bytes| Reader::new(bytes).u64())
+    }
+}
+
+/// Keys and counts, 12 bytes each.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Counts<'a>(&'a [u8]);
+
+impl<'a> Counts<'a> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Key, u32)> + use<'a> {
+        self.0.chunks_exact(12).filter_map(|bytes| {
+            let mut reader = Reader::new(bytes);
+            Some((reader.u64()?, reader.u32()?))
+        })
+    }
+}
+
+impl<'a> Frame<'a> {
+    /// The frame of a kind and payload; `None` when they don't make one.
+    pub(crate) fn decode(kind: u8, payload: &'a [u8]) -> Option<Frame<'a>> {
+        let mut reader = Reader::new(payload);
+        match kind {
+            STATE => return Some(Frame::State(payload)),
+            COMMIT => return CommitRecord::decode(payload).map(Frame::Commit),
+            _ => {}
+        }
+        let table = TableId(reader.u32()?);
+        match kind {
+            CREATE_TABLE => Some(Frame::CreateTable { table, schema: reader.rest() }),
+            SETTINGS => Some(Frame::Settings { table, schema: reader.rest() }),
+            DROP_TABLE => reader.is_empty().then_some(Frame::DropTable { table }),
+            ROWS => {
+                let lanes = reader.u32()?;
+                let size = (lanes as usize).checked_mul(4)?.checked_add(IMAGE_HEADER_BYTES)?;
+                let bytes = reader.rest();
+                (lanes > 0 && bytes.len().is_multiple_of(size)).then_some(Frame::Rows { table, lanes, images: Images { bytes, size } })
+            }
+            REMOVED => reader.rest().len().is_multiple_of(8).then_some(Frame::Removed { table, keys: Keys(reader.rest()) }),
+            COUNTS => reader.rest().len().is_multiple_of(12).then_some(Frame::Counts { table, counts: Counts(reader.rest()) }),
+            _ => None,
+        }
+    }
+}
+
+/// A frame to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FrameBuf {
+    pub(super) kind: u8,
+    pub(super) payload: Vec<u8>,
+}
+
+impl FrameBuf {
+    fn of_table(kind: u8, table: TableId, rest: &[u8]) -> FrameBuf {
+        let mut payload = Vec::with_capacity(rest.len() + 8);
+        payload.extend_from_slice(&table.0.to_le_bytes());
+        payload.extend_from_slice(rest);
+        FrameBuf { kind, payload }
+    }
+
+    pub(crate) fn create_table(table: TableId, schema: &[u8]) -> FrameBuf {
+        FrameBuf::of_table(CREATE_TABLE, table, schema)
+    }
+
+    pub(crate) fn settings(table: TableId, schema: &[u8]) -> FrameBuf {
+        FrameBuf::of_table(SETTINGS, table, schema)
+    }
+
+    pub(crate) fn drop_table(table: TableId) -> FrameBuf {
+        FrameBuf::of_table(DROP_TABLE, table, &[])
+    }
+
+    /// `images` as `shard::push_image` makes them, each of `lanes` f32s.
+    pub(crate) fn rows(table: TableId, lanes: u32, images: &[u8]) -> FrameBuf {
+        let mut payload = Vec::with_capacity(images.len() + 8);
+        payload.extend_from_slice(&table.0.to_le_bytes());
+        payload.extend_from_slice(&lanes.to_le_bytes());
+        payload.extend_from_slice(images);
+        FrameBuf { kind: ROWS, payload }
+    }
+
+    pub(crate) fn removed(table: TableId, keys: &[Key]) -> FrameBuf {
+        let bytes: Vec<u8> = keys.iter().flat_map(|key| key.to_le_bytes()).collect();
+        FrameBuf::of_table(REMOVED, table, &bytes)
+    }
+
+    pub(crate) fn counts(table: TableId, counts: &[(Key, u32)]) -> FrameBuf {
+        let mut bytes = Vec::with_capacity(counts.len() * 12);
+        for (key, count) in counts {
+            bytes.extend_from_slice(&key.to_le_bytes());
+            bytes.extend_from_slice(&count.to_le_bytes());
+        }
+        FrameBuf::of_table(COUNTS, table, &bytes)
+    }
+
+    pub(crate) fn state(chunk: &[u8]) -> FrameBuf {
+        FrameBuf { kind: STATE, payload: chunk.to_vec() }
+    }
+
+    pub(crate) fn commit(record: &CommitRecord) -> FrameBuf {
+        FrameBuf { kind: COMMIT, payload: record.encode() }
+    }
+}

@@ -1,0 +1,15 @@
+//! The log: segments of checksummed frames. A reader reads; recovery decides.
+
+mod frame;
+mod mark;
+mod reader;
+mod record;
+mod segment;
+mod writer;
+
+pub(crate) use frame::{Frame, FrameBuf};
+pub(crate) use mark::{Mark, MarkRecord};
+pub(crate) use reader::{Event, LogReader};
+pub(crate) use record::CommitRecord;
+pub(crate) use segment::{HEADER_BYTES, SegmentHeader};
+pub(crate) use writer::LogWriter;

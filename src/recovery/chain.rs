@@ -1,0 +1,159 @@
+//! Which history leads to a commit: from the newest segment back through the parents, and the base to begin from.
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+
+use super::survey::{Placed, Segment, Survey};
+use crate::error::{Error, Result};
+use crate::fs::names;
+use crate::manifest::Manifest;
+use crate::types::{At, CommitHash, CommitId};
+
+/// The commits up to the wanted one, oldest first, each with the index of its segment.
+#[derive(Debug)]
+pub(crate) struct Chain {
+    pub(crate) commits: Vec<(usize, Placed)>,
+    /// What the first of them follows.
+    pub(crate) root: (CommitId, CommitHash),
+    /// Bytes after the last commit that a crash left unfinished.
+    pub(crate) bytes_cut: u64,
+    /// Whether the next commit begins a new timeline.
+    pub(crate) new_timeline: bool,
+}
+
+impl Chain {
+    /// The commit that the chain leads to.
+    pub(crate) fn target(&self) -> (CommitId, CommitHash) {
+        self.commits.last().map_or(self.root, |(_, placed)| (placed.record.id, placed.record.hash))
+    }
+
+    /// The bases that are valid for the chain's target, the best first.
+    ///
+    /// A base is valid when its begin lies on the chain and either nothing changed while it was written, or a commit that
+    /// names it, and so was cut after its last byte, lies on the chain too.
+    pub(crate) fn bases<'a>(&self, survey: &'a Survey) -> Vec<&'a Manifest> {
+        let on_chain = |id: CommitId, hash: CommitHash| {
+            (id, hash) == self.root || self.commits.iter().any(|(_, p)| (p.record.id, p.record.hash) == (id, hash))
+        };
+        let named = |base: &Manifest| {
+            self.commits.iter().any(|(_, p)| p.record.base == base.number && p.record.id.sequence > base.begin.sequence)
+        };
+        let valid = |base: &&Manifest| on_chain(base.begin, base.begin_hash) && (base.still || named(base));
+        let mut bases: Vec<_> = survey.bases.iter().filter(valid).collect();
+        bases.sort_by_key(|base| std::cmp::Reverse((base.begin.sequence, base.number)));
+        bases
+    }
+
+    /// The commits after a base's begin, or all when there is none.
+    pub(crate) fn after(&self, base: Option<&Manifest>) -> &[(usize, Placed)] {
+        let begin = base.map_or(0, |base| base.begin.sequence);
+        let first = self.commits.partition_point(|(_, placed)| placed.record.id.sequence <= begin);
+        &self.commits[first..]
+    }
+}
+
+/// Chooses the chain to `at`.
+pub(crate) fn choose(survey: &Survey, dir: &Path, at: At) -> Result<Chain> {
+    check_mark(survey, dir)?;
+    let mut chain = match at {
+        At::Latest => latest(survey)?,
+        At::Commit(id) => to_commit(survey, id)?,
+    };
+    if at != At::Latest && chain.target() != latest(survey)?.target() {
+        chain.new_timeline = true;
+        chain.bytes_cut = 0;
+    }
+    Ok(chain)
+}
+
+/// What was published as durable must be there: anything shorter is damage, not a crash's tail.
+fn check_mark(survey: &Survey, dir: &Path) -> Result<()> {
+    let Some(mark) = &survey.mark else { return Ok(()) };
+    if let Some((_, _, error)) = &survey.stillborn
+        && mark.segment >= survey.last_segment
+    {
+        let Error::Corrupt { path, offset, what } = error else { return Ok(()) };
+        return Err(Error::corrupt(path, *offset, what.clone()));
+    }
+    if mark.segment > survey.last_segment {
+        let path = names::segment(dir, mark.segment);
+        return Err(Error::corrupt(&path, 0, format!("the segment is missing, but commit {} in it was durable", mark.id)));
+    }
+    let Some(segment) = survey.segments.iter().find(|segment| segment.number == mark.segment) else { return Ok(()) };
+    let end = segment.commits.last().map_or(0, |placed| placed.end);
+    if end < mark.offset {
+        let (offset, what) = segment.torn.clone().unwrap_or((segment.bytes, "the file ends".into()));
+        let what = format!("{what}, but commit {} up to byte {} was durable", mark.id, mark.offset);
+        return Err(Error::corrupt(&segment.path, offset, what));
+    }
+    Ok(())
+}
+
+fn latest(survey: &Survey) -> Result<Chain> {
+    let stillborn = survey.stillborn.as_ref().map_or(0, |(_, bytes, _)| *bytes);
+    let Some(tip) = survey.segments.last() else {
+        // Only a restored store has a base and no log: it goes on in a timeline of its own.
+        let root = survey.bases.iter().filter(|base| base.still).max_by_key(|base| base.begin.sequence);
+        let root_commit = root.map_or((CommitId::EMPTY, CommitHash::default()), |base| (base.begin, base.begin_hash));
+        return Ok(Chain { commits: Vec::new(), root: root_commit, bytes_cut: stillborn, new_timeline: root.is_some() || stillborn > 0 });
+    };
+    let mut chain = build(survey, survey.segments.len() - 1, tip.commits.len())?;
+    let end = tip.commits.last().map_or(crate::log::HEADER_BYTES as u64, |placed| placed.end);
+    chain.bytes_cut = tip.bytes.saturating_sub(end) + stillborn;
+    chain.new_timeline = chain.bytes_cut > 0;
+    Ok(chain)
+}
+
+fn to_commit(survey: &Survey, id: CommitId) -> Result<Chain> {
+    for (at, segment) in survey.segments.iter().enumerate() {
+        if let Some(place) = segment.commits.iter().position(|placed| placed.record.id == id) {
+            return build(survey, at, place + 1);
+        }
+    }
+    let chain = latest(survey)?;
+    if chain.root.0 == id {
+        return Ok(Chain { commits: Vec::new(), ..chain });
+    }
+    Err(Error::UnknownCommit { id, why: "the log does not hold it; `embedrock inspect` lists what can be restored".into() })
+}
+
+/// Walks back from the first `count` commits of segment `at` through the parents.
+fn build(survey: &Survey, at: usize, count: usize) -> Result<Chain> {
+    let mut commits: Vec<(usize, Placed)> = Vec::new();
+    let (mut at, mut count) = (at, count);
+    loop {
+        let segment = &survey.segments[at];
+        commits.extend(segment.commits[..count].iter().rev().map(|placed| (at, placed.clone())));
+        let parent = (segment.header.parent, segment.header.parent_hash);
+        match find(&survey.segments[..at], parent) {
+            Some((earlier, place)) => (at, count) = (earlier, place + 1),
+            None if is_root(survey, parent) => {
+                commits.reverse();
+                return Ok(Chain { commits, root: parent, bytes_cut: 0, new_timeline: false });
+            }
+            None => return Err(hole(&survey.segments[..at], segment, parent.0)),
+        }
+    }
+}
+
+/// A segment may follow another without a commit in between, so the parent may lie several segments back.
+fn find(segments: &[Segment], parent: (CommitId, CommitHash)) -> Option<(usize, usize)> {
+    segments.iter().enumerate().rev().find_map(|(at, segment)| {
+        let place = segment.commits.iter().position(|p| (p.record.id, p.record.hash) == parent)?;
+        Some((at, place))
+    })
+}
+
+fn is_root(survey: &Survey, parent: (CommitId, CommitHash)) -> bool {
+    parent.0.sequence == 0 || survey.bases.iter().any(|base| (base.begin, base.begin_hash) == parent)
+}
+
+fn hole(earlier: &[Segment], segment: &Segment, parent: CommitId) -> Error {
+    match earlier.iter().rev().find_map(|s| s.torn.as_ref().map(|torn| (s, torn))) {
+        Some((damaged, (offset, what))) => {
+            let what = format!("{what}; commit {parent}, which {} follows, lay behind it", segment.path.display());
+            Error::corrupt(&damaged.path, *offset, what)
+        }
+        None => Error::corrupt(&segment.path, 0, format!("commit {parent}, which the segment follows, is missing")),
+    }
+}

@@ -1,0 +1,116 @@
+//! What is on disk: the segments and where their commits end, the bases, the mark. Looking changes nothing.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::fs::{Fs, names};
+use crate::log::{CommitRecord, Event, Frame, LogReader, Mark, MarkRecord, SegmentHeader};
+use crate::manifest::Manifest;
+
+/// A commit and where its delta lies in its segment.
+#[derive(Clone, Debug)]
+pub(crate) struct Placed {
+    pub(crate) record: CommitRecord,
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+}
+
+/// One file of the log.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) number: u64,
+    pub(crate) path: PathBuf,
+    pub(crate) bytes: u64,
+    pub(crate) header: SegmentHeader,
+    pub(crate) commits: Vec<Placed>,
+    /// Where the first frame that does not check begins, and what is wrong with it.
+    pub(crate) torn: Option<(u64, String)>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Survey {
+    pub(crate) segments: Vec<Segment>,
+    /// Sound manifests, ascending by number.
+    pub(crate) bases: Vec<Manifest>,
+    /// Manifests that do not check.
+    pub(crate) bad_bases: Vec<Error>,
+    pub(crate) mark: Option<MarkRecord>,
+    /// A last segment whose header never became whole: its path, bytes, what is wrong.
+    pub(crate) stillborn: Option<(PathBuf, u64, Error)>,
+    /// The largest segment number in use.
+    pub(crate) last_segment: u64,
+}
+
+/// Reads the whole log once, checking every frame, and all manifests.
+pub(crate) fn survey(fs: &dyn Fs, dir: &Path, store: [u8; 16]) -> Result<Survey> {
+    let mut survey = Survey {
+        segments: Vec::new(),
+        bases: Vec::new(),
+        bad_bases: Vec::new(),
+        mark: Mark::read(fs, &names::durable(dir))?,
+        stillborn: None,
+        last_segment: 0,
+    };
+    let mut files: Vec<(u64, u64)> = Vec::new();
+    for entry in fs.list(&names::logs(dir))? {
+        files.extend(names::parse_segment(&entry.name).map(|number| (number, entry.len)));
+    }
+    files.sort_unstable();
+    for (at, &(number, bytes)) in files.iter().enumerate() {
+        survey.last_segment = number;
+        let path = names::segment(dir, number);
+        match read_segment(fs, &path, number, bytes) {
+            Ok(segment) if segment.header.store != store => {
+                return Err(Error::corrupt(&path, 0, "the segment belongs to another store"));
+            }
+            Ok(segment) => survey.segments.push(segment),
+            Err(error @ Error::Corrupt { .. }) if at + 1 == files.len() => survey.stillborn = Some((path, bytes, error)),
+            Err(error) => return Err(error),
+        }
+    }
+    for entry in fs.list(&names::bases(dir))? {
+        let Some(number) = names::parse_base(&entry.name) else { continue };
+        let path = names::base(dir, number).join(names::MANIFEST);
+        match Manifest::read(fs, &path) {
+            Ok(manifest) if manifest.number == number => survey.bases.push(manifest),
+            Ok(_) => survey.bad_bases.push(Error::corrupt(&path, 0, "the manifest is another base's")),
+            Err(error) => survey.bad_bases.push(error),
+        }
+    }
+    survey.bases.sort_by_key(|base| base.number);
+    Ok(survey)
+}
+
+fn read_segment(fs: &dyn Fs, path: &Path, number: u64, bytes: u64) -> Result<Segment> {
+    let mut reader = LogReader::open(fs, path)?;
+    let header = reader.header().clone();
+    if header.segment != number {
+        return Err(Error::corrupt(path, 0, format!("the header says segment {}", header.segment)));
+    }
+    let mut segment = Segment { number, path: path.to_path_buf(), bytes, header, commits: Vec::new(), torn: None };
+    let mut start = reader.position();
+    let mut parent = segment.header.parent_hash;
+    let mut frames = 0;
+    loop {
+        let chain = reader.chain();
+        match reader.next()? {
+            Event::End { .. } => return Ok(segment),
+            Event::Torn { offset, what } => {
+                segment.torn = Some((offset, what));
+                return Ok(segment);
+            }
+            Event::Frame { offset, end, frame: Frame::Commit(record) } => {
+                if record.parent != parent || record.frames != frames || !record.is_sealed_by(chain) {
+                    segment.torn = Some((offset, "a commit that does not follow from what is before it".into()));
+                    return Ok(segment);
+                }
+                (parent, frames) = (record.hash, 0);
+                segment.commits.push(Placed { record, start, end });
+                start = end;
+            }
+            Event::Frame { .. } => frames += 1,
+        }
+    }
+}
