@@ -1,7 +1,10 @@
 //! Embedrock: an embedded, persistent storage engine for embeddings.
 
+mod codec;
+mod cold;
 mod error;
+mod fs;
 mod types;
 
 pub use error::{Error, Result};
-pub use types::{At, CommitHash, CommitId, Key, UnixSeconds};
+pub use types::{At, CommitHash, CommitId, Key, TableId, UnixSeconds};
