@@ -47,8 +47,8 @@ pub(super) fn fresh_dir(live: &Path) -> Result<()> {
     fs::create_dir_all(live).map_err(|error| Error::io("create", live, error))
 }
 
-/// Brings a checkpoint's files into the empty directory `live`: tables by hard link, the rest by copy.
-pub(super) fn import(from: &Path, live: &Path) -> Result<()> {
+/// Brings a checkpoint's files into the empty directory `live`: tables by hard link, the rest by copy. Returns the tables' names.
+pub(super) fn import(from: &Path, live: &Path) -> Result<Vec<String>> {
     let names = inspect(from)?;
     for (name, kind) in &names {
         let (source, target) = (from.join(name), live.join(name));
@@ -57,7 +57,7 @@ pub(super) fn import(from: &Path, live: &Path) -> Result<()> {
         }
         fs::copy(&source, &target).map_err(|error| Error::io("copy to", &target, error))?;
     }
-    Ok(())
+    Ok(names.into_iter().filter(|(_, kind)| *kind == Kind::Sst).map(|(name, _)| name).collect())
 }
 
 /// The files of a checkpoint with their kinds; an error if it holds anything else, or does not hold together.

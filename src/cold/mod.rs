@@ -5,7 +5,9 @@
 //! | `mod.rs` | [`ColdTier`], [`ColdBatch`], the shape of a value |
 //! | `rocks.rs` | RocksDB (feature `rocksdb`): options, reads, writes, checkpoints, errors |
 //! | `link.rs` | (feature `rocksdb`) a fresh live directory from the untrusted files of a checkpoint |
+//! | `verify.rs` | (feature `rocksdb`) reads all of a checkpoint |
 //! | `twin.rs` | the twin: what RocksDB loses, when it filters, how it fails |
+//! | `rows.rs` | the file of the twin's checkpoint |
 //! | `suite.rs` | the tests both must pass |
 //!
 //! A value is `[time u32 LE][row bytes]`; rows are ordered by their mixed key, stored as 8 big-endian bytes.
@@ -25,9 +27,12 @@ use crate::types::{TableId, UnixSeconds};
 mod link;
 #[cfg(feature = "rocksdb")]
 pub(crate) mod rocks;
+mod rows;
 #[cfg(test)]
 mod suite;
 pub(crate) mod twin;
+#[cfg(feature = "rocksdb")]
+pub(crate) mod verify;
 
 /// The bytes of a value's time, ahead of its row.
 pub(crate) const TIME_BYTES: usize = 4;

@@ -9,7 +9,7 @@
 //! *them* out too, and every lookup would read its partitions again. They go first in the cache, data blocks last.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -63,15 +63,15 @@ impl RocksCold {
             return Err(Error::BudgetTooSmall { needed: MIN_MEMORY, budget: memory });
         }
         link::fresh_dir(live_dir)?;
-        if let Some(from) = from {
-            link::import(from, live_dir)?;
-        }
+        let imported = from.map(|from| link::import(from, live_dir)).transpose()?.unwrap_or_default();
         // Damage found while opening is damage of the checkpoint.
         let failed = |error| translate("open", from.unwrap_or(live_dir), from, error);
         let cache = Cache::new_lru_cache(memory / 4 * 3);
         let buffers = WriteBufferManager::new_write_buffer_manager_with_cache(memory / 4, false, cache.clone());
         let mut base = options(memory, &cache, &buffers);
         base.create_if_missing(from.is_none());
+        // Until the files are checked: a compaction would replace them meanwhile.
+        base.set_disable_auto_compactions(true);
         let names = match from {
             Some(_) => Db::list_cf(&base, live_dir).map_err(failed)?,
             None => vec!["default".to_owned()],
@@ -95,7 +95,29 @@ impl RocksCold {
             other => other,
         };
         let (db, tables) = (db.map_err(failed)?, RwLock::new(tables));
-        Ok(RocksCold { db, tables, cache, buffers, base, live_dir: live_dir.to_path_buf() })
+        base.set_disable_auto_compactions(false);
+        let cold = RocksCold { db, tables, cache, buffers, base, live_dir: live_dir.to_path_buf() };
+        if let Some(from) = from {
+            cold.complete(from, &imported)?;
+        }
+        cold.tables().into_iter().try_for_each(|table| {
+            let family = cold.family("open", table)?;
+            cold.db.set_options_cf(&family, &[("disable_auto_compactions", "false")]).map_err(failed)
+        })?;
+        Ok(cold)
+    }
+
+    /// Checks that the manifest knows every table file beside it. RocksDB takes a manifest that was cut short for one whose
+    /// last write was torn, and would quietly go on without the rows.
+    fn complete(&self, from: &Path, imported: &[String]) -> Result<()> {
+        let live = self.db.live_files().map_err(|error| self.translate("open", error))?;
+        let live: BTreeSet<&str> = live.iter().map(|file| file.name.trim_start_matches('/')).collect();
+        match imported.iter().find(|name| !live.contains(name.as_str())) {
+            Some(name) => {
+                Err(Error::corrupt(&from.join(name), 0, "the manifest does not know this file: one of the two is damaged"))
+            }
+            None => Ok(()),
+        }
     }
 
     fn read_tables<T>(&self, read: impl FnOnce(&BTreeMap<TableId, Table>) -> T) -> T {
@@ -122,30 +144,6 @@ impl RocksCold {
         self.db.compact_range_cf(&self.family("compact", table)?, None::<&[u8]>, None::<&[u8]>);
         Ok(())
     }
-}
-
-/// Reads every row of a checkpoint, checking every data block. `scratch` must not be in use: it is made and removed.
-/// Filters, and blocks that no row lies in, are not read.
-pub(crate) fn verify_files(dir: &Path, scratch: &Path, memory: usize) -> Result<u64> {
-    let mut rows = 0;
-    let checked = RocksCold::open(scratch, Some(dir), memory).and_then(|cold| {
-        cold.tables().into_iter().try_for_each(|table| {
-            cold.scan(table, &mut |_, _| {
-                rows += 1;
-                Ok(())
-            })
-        })
-    });
-    let removed = std::fs::remove_dir_all(scratch).map_err(|error| Error::io("remove", scratch, error));
-    // The live directory's files are links to the checkpoint's: name those.
-    let checked = checked.map_err(|error| match error {
-        Error::Corrupt { path, offset, what } if path.parent() == Some(scratch) => {
-            Error::Corrupt { path: path.file_name().map_or_else(|| dir.to_path_buf(), |name| dir.join(name)), offset, what }
-        }
-        Error::Corrupt { path, offset, what } if path == scratch => Error::Corrupt { path: dir.to_path_buf(), offset, what },
-        other => other,
-    });
-    checked.and(removed).map(|()| rows)
 }
 
 impl ColdTier for RocksCold {

@@ -284,7 +284,8 @@ fn injected_failures_change_nothing() {
 #[cfg(feature = "rocksdb")]
 #[test]
 fn rocks_refuses_what_is_no_checkpoint() {
-    use super::rocks::{RocksCold, verify_files};
+    use super::rocks::RocksCold;
+    use super::verify::verify_files;
     let dir = tempfile::tempdir().unwrap();
     let (live, base, copy) = (dir.path().join("live"), dir.path().join("base"), dir.path().join("copy"));
     assert!(matches!(RocksCold::open(&live, None, 1), Err(Error::BudgetTooSmall { .. })));
