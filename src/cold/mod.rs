@@ -1,0 +1,134 @@
+//! Where cold rows live: one small trait, RocksDB behind it, and an in-memory twin for tests, fuzzing and Miri.
+//!
+//! | file | what |
+//! |---|---|
+//! | `mod.rs` | [`ColdTier`], [`ColdBatch`], the shape of a value |
+//! | `rocks.rs` | RocksDB (feature `rocksdb`): options, reads, writes, checkpoints, errors |
+//! | `link.rs` | (feature `rocksdb`) a fresh live directory from the untrusted files of a checkpoint |
+//! | `verify.rs` | (feature `rocksdb`) reads all of a checkpoint |
+//! | `twin.rs` | the twin: what RocksDB loses, when it filters, how it fails |
+//! | `rows.rs` | the file of the twin's checkpoint |
+//! | `suite.rs` | the tests both must pass |
+//!
+//! A value is `[time u32 LE][row bytes]`; rows are ordered by their mixed key, stored as 8 big-endian bytes.
+//!
+//! **Nothing here is durable but a checkpoint.** The live directory is a cache: opening rebuilds it from a checkpoint.
+//! **Expiry here only reclaims.** A compaction may drop a value whose time the horizon has passed, or may not, at any
+//! moment: the engine filters expired rows on every read as well.
+#![forbid(unsafe_code)]
+
+use std::ops::Range;
+use std::path::Path;
+
+use crate::error::Result;
+use crate::types::{TableId, UnixSeconds};
+
+#[cfg(feature = "rocksdb")]
+mod link;
+#[cfg(feature = "rocksdb")]
+pub(crate) mod rocks;
+mod rows;
+#[cfg(test)]
+mod suite;
+pub(crate) mod twin;
+#[cfg(feature = "rocksdb")]
+pub(crate) mod verify;
+
+/// The bytes of a value's time, ahead of its row.
+pub(crate) const TIME_BYTES: usize = 4;
+
+/// A store of cold rows, used from many threads at once.
+pub(crate) trait ColdTier: Send + Sync {
+    /// Makes room for a table whose values have `value_bytes` each, their time included. The same call again changes nothing.
+    fn create_table(&self, table: TableId, value_bytes: usize) -> Result<()>;
+
+    /// Drops a table and its rows; one that is not there is no error.
+    fn drop_table(&self, table: TableId) -> Result<()>;
+
+    /// The tables, ascending.
+    fn tables(&self) -> Vec<TableId>;
+
+    /// Calls `found(position, value)` for each of the ascending `mixed` keys that is present.
+    fn get_many(&self, table: TableId, mixed: &[u64], found: &mut dyn FnMut(usize, &[u8])) -> Result<()>;
+
+    /// Applies all of a batch or nothing; not durable before a checkpoint.
+    fn write(&self, table: TableId, batch: &ColdBatch) -> Result<()>;
+
+    /// Visits every row of one moment, ascending by mixed key; stops at the visitor's error and returns it.
+    fn scan(&self, table: TableId, visit: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()>;
+
+    /// Writes everything to `dir`, which must not exist, by hard links where possible; durable when it returns.
+    /// Each table is of one moment, no older than the call. After an error `dir` may exist, incomplete.
+    fn checkpoint(&self, dir: &Path) -> Result<()>;
+
+    /// Lets compactions drop values whose time is at or before the horizon. Not kept in a checkpoint.
+    fn expire_through(&self, table: TableId, horizon: Option<UnixSeconds>);
+
+    /// The bytes of memory held.
+    fn memory_bytes(&self) -> usize;
+
+    /// The bytes of files held.
+    fn disk_bytes(&self) -> u64;
+}
+
+/// Puts and deletes to apply together; of two for one key the later wins.
+#[derive(Debug, Default)]
+pub(crate) struct ColdBatch {
+    entries: Vec<(u64, Option<Range<usize>>)>,
+    bytes: Vec<u8>,
+}
+
+impl ColdBatch {
+    pub(crate) fn new() -> ColdBatch {
+        ColdBatch::default()
+    }
+
+    /// Adds a row.
+    pub(crate) fn put(&mut self, mixed: u64, time: UnixSeconds, row: &[u8]) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&time.to_le_bytes());
+        self.bytes.extend_from_slice(row);
+        self.entries.push((mixed, Some(start..self.bytes.len())));
+    }
+
+    /// Adds the removal of a row, present or not.
+    pub(crate) fn delete(&mut self, mixed: u64) {
+        self.entries.push((mixed, None));
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Empties the batch and keeps its memory.
+    pub(crate) fn clear(&mut self) {
+        self.entries.clear();
+        self.bytes.clear();
+    }
+
+    /// The bytes of memory held.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.bytes.capacity() + self.entries.capacity() * size_of::<(u64, Option<Range<usize>>)>()
+    }
+
+    /// The operations in order: a key and its value, or none to delete it.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, Option<&[u8]>)> {
+        self.entries.iter().map(|(mixed, range)| (*mixed, range.as_ref().and_then(|range| self.bytes.get(range.clone()))))
+    }
+
+    /// What is wrong with the batch for a table whose values have `value_bytes` bytes, zero if not known.
+    fn misfit(&self, table: TableId, value_bytes: usize) -> Option<String> {
+        let odd = |len: &usize| value_bytes != 0 && *len != value_bytes;
+        let len = self.entries.iter().filter_map(|(_, range)| range.as_ref().map(|r| r.len())).find(odd)?;
+        Some(format!("a value has {len} bytes, table {} has values of {value_bytes}", table.0))
+    }
+}
+
+/// A value's time, unless the value is too short to have one.
+fn time_of(value: &[u8]) -> Option<UnixSeconds> {
+    value.first_chunk::<TIME_BYTES>().map(|time| UnixSeconds::from_le_bytes(*time))
+}
