@@ -79,7 +79,7 @@ pub(crate) struct Context {
     pub(crate) budget: Budget,
     pub(crate) pool: Option<rayon::ThreadPool>,
     pub(crate) process: u32,
-    pub(crate) poison: OnceLock<String>,
+    pub(crate) poison: Arc<OnceLock<String>>,
 }
 
 impl Context {
@@ -97,9 +97,14 @@ impl Context {
         }
     }
 
+    /// Counts a change that is no batch, so that a base written meanwhile knows.
+    pub(crate) fn count_batch(&self) {
+        self.batches.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// The clock as it stands; 0 before the first batch.
     pub(crate) fn now(&self) -> u32 {
-        lock(&self.clock).now().unwrap_or(0)
+        lock(&self.clock).now()
     }
 }
 

@@ -92,6 +92,12 @@ impl DeltaLog {
         (state.tip.record.clone(), Arc::clone(&state.tip.state))
     }
 
+    /// Sets what the next commit follows, once recovery has rebuilt it.
+    pub(crate) fn set_tip(&self, record: CommitRecord, trainer_state: Arc<[u8]>) {
+        let mut state = lock(&self.state);
+        (state.tip.record, state.tip.state) = (record, trainer_state);
+    }
+
     /// The segment in which the next delta begins.
     pub(crate) fn segment(&self) -> u64 {
         let state = lock(&self.state);

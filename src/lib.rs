@@ -16,17 +16,35 @@ mod initializer;
 mod log;
 mod manifest;
 mod optimizer;
+mod options;
+mod plan;
 mod recovery;
+mod restore;
 mod schema;
 mod shard;
 mod slab;
 mod store;
 mod table;
 mod types;
+mod verify;
 
 pub use admission::Admission;
+pub use delta::Commit;
 pub use error::{Error, Result};
 pub use expiry::Expiry;
 pub use initializer::Initializer;
 pub use optimizer::Optimizer;
+pub use options::StoreOptions;
+pub use plan::{Plan, plan};
+pub use restore::{RestoreReport, restore};
+pub use schema::{Missing, TableSchema};
+pub use store::{Digest, RecoveryReport, Store, StoreStats, TableStats};
+pub use table::{Table, Update};
 pub use types::{At, CommitHash, CommitId, Key, UnixSeconds};
+pub use verify::{Damage, VerifyReport, verify};
+
+/// A simulated disk that loses what was not synced, for tests.
+#[cfg(feature = "testing")]
+pub mod testing {
+    pub use crate::fs::{CrashMode, DirEntry, FaultKind, Fs, LockGuard, ReadFile, SimFs, WriteFile};
+}

@@ -5,7 +5,7 @@ use crate::admission::Admission;
 use crate::codec::Reader;
 use crate::error::{Error, Result};
 use crate::expiry::Expiry;
-use crate::initializer::{self, Initializer};
+use crate::initializer::Initializer;
 use crate::optimizer::Optimizer;
 
 /// The longest name of a table, in bytes.
@@ -175,7 +175,7 @@ impl TableSchema {
         let (kind, param) = self.initializer.encode();
         out.push(kind);
         out.extend_from_slice(&param.to_le_bytes());
-        out.extend_from_slice(&initializer::VERSION.to_le_bytes());
+        out.extend_from_slice(&Initializer::VERSION.to_le_bytes());
         let (kind, param) = self.admission.encode();
         out.push(kind);
         out.extend_from_slice(&param.to_le_bytes());
@@ -214,8 +214,8 @@ impl TableSchema {
         }
         let optimizer = Optimizer::decode(kind, params)?;
         let (kind, param, version) = (reader.u8()?, reader.f32()?, reader.u32()?);
-        if version != initializer::VERSION {
-            return Some(Err(format!("initializer version {version}, expected {}", initializer::VERSION)));
+        if version != Initializer::VERSION {
+            return Some(Err(format!("initializer version {version}, expected {}", Initializer::VERSION)));
         }
         let initializer = Initializer::decode(kind, param)?;
         let admission = Admission::decode(reader.u8()?, reader.u32()?)?;

@@ -13,7 +13,7 @@ const MAGIC: &[u8; 8] = b"EMBROCKL";
 const VERSION: u32 = 1;
 
 /// See the module.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {
     pub(crate) store: [u8; 16],
     pub(crate) segment: u64,

@@ -27,6 +27,12 @@ impl Chain {
         self.commits.last().map_or(self.root, |(_, placed)| (placed.record.id, placed.record.hash))
     }
 
+    /// The chain as far as the commit of this sequence number.
+    pub(crate) fn up_to(&self, sequence: u64) -> Chain {
+        let count = self.commits.partition_point(|(_, placed)| placed.record.id.sequence <= sequence);
+        Chain { commits: self.commits[..count].to_vec(), root: self.root, bytes_cut: 0, new_timeline: false }
+    }
+
     /// The bases that are valid for the chain's target, the best first.
     ///
     /// A base is valid when its begin lies on the chain and either nothing changed while it was written, or a commit that

@@ -3,9 +3,10 @@
 mod chain;
 mod identity;
 mod load;
+mod rebuild;
 mod survey;
 
 pub(crate) use chain::{Chain, choose};
 pub(crate) use identity::Identity;
-pub(crate) use load::{Rebuild, load_base, replay};
+pub(crate) use rebuild::{Rebuilt, Site, rebuild};
 pub(crate) use survey::{Survey, survey};

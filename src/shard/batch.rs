@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::image::{read_lanes, split_cold};
 use super::{Env, Shard, index_hash};
+use crate::admission::Draw;
 use crate::error::{Error, Result};
 use crate::index::TOMBSTONE_BIT;
 use crate::slab::{PINNED, TOMBSTONE};
@@ -148,8 +149,8 @@ impl Shard {
 
     fn admits(&self, env: &Env<'_>, batch: Batch, unique: &Unique) -> bool {
         let admission = env.schema.admission_ref();
-        let draw = (env.context.seed, env.table.0, batch.number);
-        admission.admits(&self.counts, unique.key, unique.occurrences, draw)
+        let draw = Draw { seed: env.context.seed, table: env.table.0, batch: batch.number };
+        admission.admits(&draw, unique.key, unique.occurrences, self.counts.get(unique.key))
     }
 
     /// Reads the missing keys' cold rows into reserved rows and leaves in `missing` those that are nowhere.

@@ -12,6 +12,7 @@ use crate::admission::Counts;
 use crate::cold::ColdTier;
 use crate::context::Context;
 use crate::error::Result;
+use crate::expiry::Expiry;
 use crate::index::{Index, TOMBSTONE_BIT};
 use crate::schema::TableSchema;
 use crate::slab::{Backing, RowMeta, Slab, TOMBSTONE};
@@ -155,7 +156,7 @@ impl Shard {
             Some(raw) if raw & TOMBSTONE_BIT != 0 => Found::Absent,
             Some(row) => {
                 let expiry = schema.expiry_ref();
-                if !expiry.is_never() && expiry.expired(self.slab.meta(row).time, clock) {
+                if *expiry != Expiry::never() && expiry.expired(self.slab.meta(row).time, clock) {
                     return Found::Absent;
                 }
                 Found::Row(self.slab.row(row))

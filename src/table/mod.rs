@@ -132,7 +132,8 @@ impl TableInner {
     pub(crate) fn publish_horizon(&self) {
         let schema = self.schema();
         let horizon = (*schema.expiry_ref() != Expiry::never()).then(|| schema.expiry_ref().horizon(self.context.now()));
-        self.context.cold.expire_through(self.id, horizon.filter(|&time| time > 0));
+        // The cold tier's horizon is inclusive, the schema's is not.
+        self.context.cold.expire_through(self.id, horizon.and_then(|time| time.checked_sub(1)));
     }
 
     /// Visits every live row of both tiers once: key, time, lanes.

@@ -28,7 +28,7 @@ pub struct Update {
 }
 
 impl Update {
-    /// A batch of events at this unix time, in seconds. The store's clock is the largest time seen.
+    /// A batch of events at this unix time, in seconds. The store's clock is the largest time seen; 0 means no time of its own.
     pub fn at(unix_secs: u64) -> Update {
         Update { time: unix_secs, learning_rate: None }
     }
@@ -125,6 +125,8 @@ impl TableInner {
         let clock = lock(&self.context.clock);
         let time = match op {
             Op::Remove | Op::Prefetch => clock.now(),
+            // No event time: the batch happens when the last one did.
+            _ if update.time == 0 => clock.now(),
             _ => clock.check(update.time, self.context.max_clock_step)?,
         };
         Ok(Batch {
@@ -155,8 +157,10 @@ impl TableInner {
     fn apply(&self, schema: &TableSchema, batch: Batch, keys: &[Key], values: &[f32], plans: &mut [Plan]) -> usize {
         let gate = read(&self.context.gate);
         if batch.op != Op::Prefetch {
-            self.context.batches.fetch_add(1, Ordering::Relaxed);
-            lock(&self.context.clock).advance(batch.time);
+            self.context.count_batch();
+            if batch.time > 0 {
+                lock(&self.context.clock).advance(batch.time);
+            }
         }
         let mut results = vec![(0i64, 0usize); plans.len()];
         self.each_shard(keys.len(), plans, &mut results, |shard, plan, result| {

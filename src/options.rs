@@ -1,0 +1,135 @@
+//! How a store is opened.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use crate::fs::{Fs, RealFs};
+use crate::types::At;
+
+/// The memory budget where none is given.
+pub(crate) const DEFAULT_MEMORY_BUDGET: usize = 1 << 30;
+/// The farthest that an event time may be ahead of the clock where nothing is said: a day.
+pub(crate) const DEFAULT_MAX_CLOCK_STEP_SECS: u32 = 86_400;
+
+/// Options of [`Store::open`](crate::Store::open). What concerns speed and memory may differ at every open.
+///
+/// ```
+/// use embedrock::StoreOptions;
+/// let options = StoreOptions::default().memory_budget(4 << 30).threads(8);
+/// ```
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    pub(crate) memory_budget: usize,
+    pub(crate) hot_rows: Option<usize>,
+    pub(crate) threads: usize,
+    pub(crate) shards: Option<usize>,
+    pub(crate) seed: u64,
+    pub(crate) at: At,
+    pub(crate) max_clock_step: u32,
+    pub(crate) allow_non_finite: bool,
+    pub(crate) create: bool,
+    pub(crate) fs: Arc<dyn Fs>,
+    /// The cold tier's in-memory twin instead of RocksDB.
+    pub(crate) twin: bool,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        StoreOptions {
+            memory_budget: DEFAULT_MEMORY_BUDGET,
+            hot_rows: None,
+            threads: 0,
+            shards: None,
+            seed: 0,
+            at: At::Latest,
+            max_clock_step: DEFAULT_MAX_CLOCK_STEP_SECS,
+            allow_non_finite: false,
+            create: true,
+            fs: Arc::new(RealFs),
+            twin: !cfg!(feature = "rocksdb"),
+        }
+    }
+}
+
+impl StoreOptions {
+    /// Bytes that slabs, indexes, and the cold tier's caches and buffers may take together. Default 1 GiB.
+    #[must_use]
+    pub fn memory_budget(mut self, bytes: usize) -> Self {
+        self.memory_budget = bytes;
+        self
+    }
+
+    /// Caps the hot rows of each table between batches, whatever the budget allows. Default: no cap.
+    #[must_use]
+    pub fn hot_rows(mut self, rows: usize) -> Self {
+        self.hot_rows = Some(rows);
+        self
+    }
+
+    /// Worker threads for large batches; 0, the default, for one a core, 1 for none beside the caller.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
+    }
+
+    /// Shards a table is split into, 1 to 4,096. More shards mean shorter pauses and more memory for small tables.
+    /// Default: 16, or 64 from a budget of 256 MiB on.
+    #[must_use]
+    pub fn shards(mut self, shards: usize) -> Self {
+        self.shards = Some(shards);
+        self
+    }
+
+    /// Seeds initial values and admission draws when the store is created; ignored later. Default 0.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Opens an older commit. Later commits stay on disk until the next commit begins a new timeline and bases move on.
+    #[must_use]
+    pub fn open_at(mut self, at: At) -> Self {
+        self.at = at;
+        self
+    }
+
+    /// Seconds that an event time may be ahead of the store's clock before it is refused. Default one day.
+    #[must_use]
+    pub fn max_clock_step(mut self, secs: u32) -> Self {
+        self.max_clock_step = secs;
+        self
+    }
+
+    /// Accepts gradients and rows that are NaN or infinite. Default no.
+    #[must_use]
+    pub fn allow_non_finite(mut self, allow: bool) -> Self {
+        self.allow_non_finite = allow;
+        self
+    }
+
+    /// Whether a store is made where none is. Default yes.
+    #[must_use]
+    pub fn create(mut self, create: bool) -> Self {
+        self.create = create;
+        self
+    }
+
+    /// Keeps everything on a simulated disk, with the cold tier's twin, for tests.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn simulated(mut self, fs: Arc<dyn Fs>) -> Self {
+        self.fs = fs;
+        self.twin = true;
+        self
+    }
+
+    /// Uses the cold tier's in-memory twin on real files, for tests.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn twin(mut self, twin: bool) -> Self {
+        self.twin = twin;
+        self
+    }
+}

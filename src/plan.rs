@@ -1,0 +1,47 @@
+//! How much memory and disk a table will take, before there is one.
+#![forbid(unsafe_code)]
+
+use crate::optimizer::Optimizer;
+use crate::schema::TableSchema;
+
+/// Bytes of times and flags beside a hot row.
+const META_BYTES: u64 = size_of::<crate::slab::RowMeta>() as u64;
+/// Bytes of index a hot row takes, between growths: a line of 64 bytes for five keys, three quarters to seven eighths full.
+const INDEX_BYTES: u64 = 16;
+/// Bytes of a cold row beside its lanes: key, time, and RocksDB's framing, filter and index.
+const COLD_OVERHEAD_BYTES: u64 = 26;
+
+/// An estimate; see [`plan`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Bytes of a row: embedding and optimizer state.
+    pub row_bytes: u64,
+    /// Bytes of a hot row with its index entry, time and flags.
+    pub hot_row_bytes: u64,
+    /// Bytes of memory for all rows hot.
+    pub memory_bytes: u64,
+    /// Bytes of disk for all rows cold, before compaction's slack.
+    pub cold_bytes: u64,
+    /// Bytes of a base with all rows hot: what each checkpoint writes at most.
+    pub base_bytes: u64,
+}
+
+/// Estimates memory and disk for `rows` rows of `dim` f32s trained by `optimizer`.
+///
+/// ```
+/// use embedrock::{Optimizer, plan};
+/// let plan = plan(1_000_000, 64, &Optimizer::adagrad(0.05));
+/// assert_eq!(plan.row_bytes, 512);
+/// assert!(plan.hot_row_bytes - plan.row_bytes <= 24);
+/// ```
+pub fn plan(rows: u64, dim: usize, optimizer: &Optimizer) -> Plan {
+    let row_bytes = TableSchema::new("plan", dim).optimizer(*optimizer).row_bytes() as u64;
+    let hot_row_bytes = row_bytes + META_BYTES + INDEX_BYTES;
+    Plan {
+        row_bytes,
+        hot_row_bytes,
+        memory_bytes: rows.saturating_mul(hot_row_bytes),
+        cold_bytes: rows.saturating_mul(row_bytes + COLD_OVERHEAD_BYTES),
+        base_bytes: rows.saturating_mul(row_bytes + crate::shard::IMAGE_HEADER_BYTES as u64),
+    }
+}

@@ -1,0 +1,176 @@
+//! A store's tables and log, rebuilt from what is on disk: the best base that is sound, then the deltas.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
+
+use super::chain::Chain;
+use super::load::{Rebuild, load_base, replay};
+use super::survey::Survey;
+use super::Identity;
+use crate::catalog::Catalog;
+use crate::cold::ColdTier;
+use crate::cold::twin::{TwinCold, TwinOptions};
+use crate::context::{Budget, Context};
+use crate::delta::{DeltaLog, Tip};
+use crate::error::{Error, Result};
+use crate::fs::{Fs, names};
+use crate::log::CommitRecord;
+use crate::manifest::Manifest;
+use crate::options::StoreOptions;
+
+/// The cold tier's share of the budget, and its bounds: caches and buffers want some, rows the rest.
+const COLD_SHARE: usize = 8;
+const MIN_COLD_BYTES: usize = 8 << 20;
+const MAX_COLD_BYTES: usize = 256 << 20;
+/// Shards of a table, in small budgets and in large ones.
+const FEW_SHARDS: usize = 16;
+const MANY_SHARDS: usize = 64;
+const LARGE_BUDGET_BYTES: usize = 256 << 20;
+/// The most shards: more would be mostly empty.
+const MAX_SHARDS: usize = 4096;
+
+/// Which store to rebuild, and where its live cold tier goes.
+pub(crate) struct Site<'a> {
+    pub(crate) fs: Arc<dyn Fs>,
+    pub(crate) dir: &'a Path,
+    pub(crate) live: PathBuf,
+    pub(crate) identity: Identity,
+}
+
+/// What was rebuilt.
+pub(crate) struct Rebuilt {
+    pub(crate) catalog: Catalog,
+    pub(crate) log: Arc<DeltaLog>,
+    pub(crate) base: Option<u64>,
+    /// Bases that should have served and are damaged.
+    pub(crate) skipped: Vec<Error>,
+}
+
+/// Tries the valid bases from the newest on; without one, the log from its beginning.
+pub(crate) fn rebuild(site: &Site<'_>, options: &StoreOptions, survey: &Survey, chain: &Chain) -> Result<Rebuilt> {
+    let mut skipped = Vec::new();
+    let mut candidates: Vec<Option<&Manifest>> = chain.bases(survey).into_iter().map(Some).collect();
+    if chain.root.0.sequence == 0 {
+        candidates.push(None);
+    }
+    for base in candidates {
+        match attempt(site, options, survey, chain, base) {
+            Ok((catalog, log)) => return Ok(Rebuilt { catalog, log, base: base.map(|base| base.number), skipped }),
+            Err(error @ Error::Corrupt { .. }) if base.is_some() => skipped.push(error),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(skipped.into_iter().next().unwrap_or_else(|| Error::UnknownCommit {
+        id: chain.target().0,
+        why: "no base from which it could be rebuilt is left".into(),
+    }))
+}
+
+fn attempt(
+    site: &Site<'_>,
+    options: &StoreOptions,
+    survey: &Survey,
+    chain: &Chain,
+    base: Option<&Manifest>,
+) -> Result<(Catalog, Arc<DeltaLog>)> {
+    let budget = Budget::new(options.memory_budget);
+    let cold = open_cold(site, options, &budget, base)?;
+    let poison = Arc::new(OnceLock::new());
+    let tip = Tip {
+        record: CommitRecord::default(),
+        state: Arc::default(),
+        timeline: timeline(survey, chain),
+        next_segment: survey.last_segment + 1,
+    };
+    let log = Arc::new(DeltaLog::new(Arc::clone(&site.fs), site.dir, site.identity.uuid, tip, Arc::clone(&poison)));
+    let context = Context {
+        seed: site.identity.seed,
+        allow_non_finite: options.allow_non_finite,
+        max_clock_step: options.max_clock_step,
+        hot_rows: options.hot_rows,
+        gate: RwLock::default(),
+        clock: Mutex::default(),
+        batches: Default::default(),
+        cold,
+        journal: Arc::clone(&log) as _,
+        budget,
+        pool: pool(options.threads)?,
+        process: std::process::id(),
+        poison,
+    };
+    let catalog = Catalog::new(Arc::new(context), shards(options)?);
+    let from_base = match base {
+        Some(base) => load_base(&*site.fs, site.dir, base, &catalog)?,
+        None => Rebuild::default(),
+    };
+    let rebuilt = replay(&*site.fs, survey, chain, base, (&catalog, from_base))?;
+    log.set_tip(rebuilt.record, rebuilt.state);
+    Ok((catalog, log))
+}
+
+/// A history that was cut goes on under another name, so that nobody takes the two for one.
+fn timeline(survey: &Survey, chain: &Chain) -> u64 {
+    let target = chain.target().0.timeline;
+    let segments = survey.segments.iter().map(|segment| segment.header.timeline);
+    let bases = survey.bases.iter().map(|base| base.begin.timeline);
+    if chain.new_timeline { segments.chain(bases).fold(target, u64::max) + 1 } else { target }
+}
+
+fn shards(options: &StoreOptions) -> Result<usize> {
+    let default = if options.memory_budget < LARGE_BUDGET_BYTES { FEW_SHARDS } else { MANY_SHARDS };
+    match options.shards.unwrap_or(default) {
+        shards @ 1..=MAX_SHARDS => Ok(shards),
+        shards => Err(Error::InvalidOption { option: "shards", what: format!("{shards} is not within 1 to {MAX_SHARDS}") }),
+    }
+}
+
+fn pool(threads: usize) -> Result<Option<rayon::ThreadPool>> {
+    let threads = if threads == 0 { std::thread::available_parallelism().map_or(1, |n| n.get()) } else { threads };
+    if threads == 1 {
+        return Ok(None);
+    }
+    let name = |index| format!("embedrock-{index}");
+    let built = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(name).build();
+    built.map(Some).map_err(|error| Error::InvalidOption { option: "threads", what: error.to_string() })
+}
+
+fn open_cold(site: &Site<'_>, options: &StoreOptions, budget: &Budget, base: Option<&Manifest>) -> Result<Arc<dyn ColdTier>> {
+    let from = base.map(|base| names::base(site.dir, base.number).join(names::COLD));
+    if let (Some(base), Some(_)) = (base, &from) {
+        check_cold_files(site, base)?;
+    }
+    if options.twin {
+        let twin = TwinCold::open(Arc::clone(&site.fs), &site.live, from.as_deref(), TwinOptions::default())?;
+        return Ok(Arc::new(twin));
+    }
+    let memory = (options.memory_budget / COLD_SHARE).clamp(MIN_COLD_BYTES, MAX_COLD_BYTES);
+    budget.reserve(memory)?;
+    open_rocks(&site.live, from.as_deref(), memory)
+}
+
+/// The cold tier checks its blocks as it reads them; that a file is missing or shorter must be found now.
+fn check_cold_files(site: &Site<'_>, base: &Manifest) -> Result<()> {
+    let dir = names::base(site.dir, base.number);
+    for file in &base.files {
+        let path = dir.join(&file.name);
+        if !site.fs.exists(&path)? {
+            return Err(Error::corrupt(&path, 0, "the file is missing"));
+        }
+        let found = site.fs.open_read(&path)?.len();
+        if found != file.bytes {
+            return Err(Error::corrupt(&path, found.min(file.bytes), format!("{found} bytes, the manifest says {}", file.bytes)));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(feature = "rocksdb")]
+fn open_rocks(live: &Path, from: Option<&Path>, memory: usize) -> Result<Arc<dyn ColdTier>> {
+    Ok(Arc::new(crate::cold::rocks::RocksCold::open(live, from, memory)?))
+}
+
+#[cfg(not(feature = "rocksdb"))]
+fn open_rocks(_: &Path, _: Option<&Path>, _: usize) -> Result<Arc<dyn ColdTier>> {
+    Err(Error::InvalidOption { option: "twin", what: "this build has no RocksDB".into() })
+}

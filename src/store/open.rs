@@ -1,0 +1,133 @@
+//! Opening: the directory is made or recognised, locked, cleaned of litter, and the store rebuilt from it.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use super::Store;
+use crate::error::{Error, Result};
+use crate::fs::{Fs, LockGuard, names};
+use crate::options::StoreOptions;
+use crate::recovery::{Identity, Site, choose, rebuild, survey};
+use crate::types::CommitId;
+
+/// What opening a store found and did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// The commit that the store is at.
+    pub at: CommitId,
+    /// The base that it was rebuilt from.
+    pub base: Option<u64>,
+    /// Commits replayed after it.
+    pub commits_replayed: u64,
+    /// Bytes after the last commit, left by a crash or a close without a commit: they count for nothing.
+    pub bytes_cut: u64,
+    /// Damage of newer bases that an older one and a longer log made up for.
+    pub damaged_bases: Vec<String>,
+}
+
+impl fmt::Display for RecoveryReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at commit {}", self.at)?;
+        match self.base {
+            Some(base) => write!(f, " (base {base} and {} commits after it)", self.commits_replayed)?,
+            None => write!(f, " ({} commits from the beginning)", self.commits_replayed)?,
+        }
+        if self.bytes_cut > 0 {
+            write!(f, "; {} bytes of log after the last commit were cut", self.bytes_cut)?;
+        }
+        self.damaged_bases.iter().try_for_each(|damage| write!(f, "; passed over a base: {damage}"))
+    }
+}
+
+pub(super) fn open(dir: &Path, options: &StoreOptions) -> Result<Store> {
+    let fs = Arc::clone(&options.fs);
+    let (lock, identity) = enter(&*fs, dir, options)?;
+    remove_litter(&*fs, dir)?;
+    let survey = survey(&*fs, dir, identity.uuid)?;
+    let chain = choose(&survey, dir, options.at)?;
+    let site = Site { fs: Arc::clone(&fs), dir, live: names::live(dir), identity };
+    let rebuilt = rebuild(&site, options, &survey, &chain)?;
+    let base = survey.bases.iter().find(|base| Some(base.number) == rebuilt.base);
+    let damaged = rebuilt.skipped.iter().chain(&survey.bad_bases).map(ToString::to_string).collect();
+    let report = RecoveryReport {
+        at: chain.target().0,
+        base: rebuilt.base,
+        commits_replayed: chain.after(base).len() as u64,
+        bytes_cut: chain.bytes_cut,
+        damaged_bases: damaged,
+    };
+    tracing::info!(dir = %dir.display(), "opened the store {report}");
+    let next_base = next_base(&*fs, dir)?;
+    Ok(Store {
+        dir: dir.to_path_buf(),
+        fs,
+        identity,
+        catalog: rebuilt.catalog,
+        log: rebuilt.log,
+        report,
+        next_base: Mutex::new(next_base),
+        _lock: lock,
+    })
+}
+
+/// Locks the store's directory, which is made when there is none, and reads or writes its identity.
+fn enter(fs: &dyn Fs, dir: &Path, options: &StoreOptions) -> Result<(Box<dyn LockGuard>, Identity)> {
+    let refuse = |why: &str| Err(Error::NotAStore { path: dir.to_path_buf(), why: why.into() });
+    let exists = fs.exists(dir)?;
+    let known = exists && fs.exists(&names::identity(dir))?;
+    if known {
+        let lock = fs.lock(&names::lock(dir))?;
+        return Ok((lock, Identity::read(fs, dir)?));
+    }
+    if !options.create {
+        return refuse(if exists { "it has no IDENTITY file" } else { "there is no such directory" });
+    }
+    if exists && !is_vacant(fs, dir)? {
+        return refuse("it holds other files and no IDENTITY: choose an empty or new directory");
+    }
+    if !exists {
+        fs.create_dir(dir)?;
+    }
+    let lock = fs.lock(&names::lock(dir))?;
+    for sub in [names::logs(dir), names::bases(dir)] {
+        if !fs.exists(&sub)? {
+            fs.create_dir(&sub)?;
+        }
+    }
+    fs.sync_dir(dir)?;
+    // Last: without it the directory is vacant and may be taken again.
+    let identity = Identity::generate(dir, options.seed);
+    identity.write(fs, dir)?;
+    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        fs.sync_dir(parent)?;
+    }
+    Ok((lock, identity))
+}
+
+/// Empty, or what a creation leaves that did not get as far as the identity.
+fn is_vacant(fs: &dyn Fs, dir: &Path) -> Result<bool> {
+    for entry in fs.list(dir)? {
+        let path = dir.join(&entry.name);
+        let expected = path == names::lock(dir) || names::is_litter(&entry.name) && !entry.is_dir;
+        let empty = entry.is_dir && (path == names::logs(dir) || path == names::bases(dir)) && fs.list(&path)?.is_empty();
+        if !expected && !empty {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn remove_litter(fs: &dyn Fs, dir: &Path) -> Result<()> {
+    for entry in fs.list(dir)?.into_iter().filter(|entry| names::is_litter(&entry.name)) {
+        let path = dir.join(&entry.name);
+        if entry.is_dir { fs.remove_dir_all(&path)? } else { fs.remove_file(&path)? }
+    }
+    Ok(())
+}
+
+fn next_base(fs: &dyn Fs, dir: &Path) -> Result<u64> {
+    let numbers = fs.list(&names::bases(dir))?;
+    Ok(numbers.iter().filter_map(|entry| names::parse_base(&entry.name)).max().unwrap_or(0) + 1)
+}

@@ -1,0 +1,86 @@
+//! What a store holds and where, in numbers.
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::catalog::Catalog;
+use crate::context::read;
+use crate::fs::{Fs, names};
+use crate::table::TableInner;
+
+/// Figures of a store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Bytes accounted under the budget: slabs, indexes, lists, the cold tier's share.
+    pub memory_bytes: usize,
+    /// The budget.
+    pub memory_budget: usize,
+    /// Bytes of the live cold tier's files.
+    pub cold_disk_bytes: u64,
+    /// Bytes of the log.
+    pub log_bytes: u64,
+    /// Rows whose last update no commit holds yet.
+    pub uncommitted_rows: u64,
+    /// The largest event time seen.
+    pub clock: u32,
+    /// Each table's figures.
+    pub tables: Vec<TableStats>,
+}
+
+/// Figures of a table; the counts of moves are since it was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TableStats {
+    /// Its name.
+    pub name: String,
+    /// f32s of an embedding.
+    pub dim: usize,
+    /// Rows, hot and cold; expired ones that were not reclaimed count too.
+    pub rows: u64,
+    /// Rows in memory.
+    pub hot_rows: u64,
+    /// Keys asked of the cold tier.
+    pub cold_reads: u64,
+    /// Rows brought up.
+    pub promoted: u64,
+    /// Rows that left memory.
+    pub demoted: u64,
+    /// Of those, rows that had to be written.
+    pub demoted_writes: u64,
+    /// Bytes of its slabs, indexes and lists.
+    pub memory_bytes: usize,
+}
+
+pub(super) fn stats(catalog: &Catalog, fs: &dyn Fs, dir: &Path) -> StoreStats {
+    let log = fs.list(&names::logs(dir)).map_or(0, |entries| entries.iter().map(|entry| entry.len).sum());
+    StoreStats {
+        memory_bytes: catalog.context.budget.used(),
+        memory_budget: catalog.context.budget.limit(),
+        cold_disk_bytes: catalog.context.cold.disk_bytes(),
+        log_bytes: log,
+        uncommitted_rows: uncommitted(catalog),
+        clock: catalog.context.now(),
+        tables: catalog.tables().iter().map(|table| table_stats(table)).collect(),
+    }
+}
+
+fn table_stats(table: &TableInner) -> TableStats {
+    let schema = table.schema();
+    let counters = table.counters();
+    TableStats {
+        name: schema.name().to_owned(),
+        dim: schema.dim(),
+        rows: u64::try_from(counters.rows.load(Relaxed)).unwrap_or(0),
+        hot_rows: table.shards().iter().map(|shard| read(shard).hot_rows() as u64).sum(),
+        cold_reads: counters.cold_reads.load(Relaxed),
+        promoted: counters.promoted.load(Relaxed),
+        demoted: counters.demoted.load(Relaxed),
+        demoted_writes: counters.demoted_writes.load(Relaxed),
+        memory_bytes: table.shards().iter().map(|shard| read(shard).memory_bytes()).sum(),
+    }
+}
+
+pub(super) fn uncommitted(catalog: &Catalog) -> u64 {
+    let of_table = |table: &std::sync::Arc<TableInner>| table.shards().iter().map(|shard| read(shard).uncommitted() as u64).sum::<u64>();
+    catalog.tables().iter().map(of_table).sum()
+}

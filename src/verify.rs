@@ -1,0 +1,139 @@
+//! Verify: every checksum of every file of a store, and whether its history holds together.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::fs::{Fs, RealFs, names};
+use crate::log::Mark;
+use crate::manifest::Manifest;
+use crate::recovery::{Identity, choose, survey};
+use crate::types::At;
+
+/// What a verification found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VerifyReport {
+    /// Files read.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Damage, in the order it was met.
+    pub damage: Vec<Damage>,
+    /// What is no damage but worth knowing, as bytes that a crash left after the last commit.
+    pub notes: Vec<String>,
+}
+
+/// A place that does not check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// The file.
+    pub path: PathBuf,
+    /// The first byte of the unit that failed.
+    pub offset: u64,
+    /// What was expected and found.
+    pub what: String,
+}
+
+impl VerifyReport {
+    /// Keeps damage; any other failure ends the verification.
+    fn take<T>(&mut self, result: Result<T>) -> Result<Option<T>> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(Error::Corrupt { path, offset, what }) => {
+                let damage = Damage { path, offset, what };
+                if !self.damage.contains(&damage) {
+                    self.damage.push(damage);
+                }
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn count(&mut self, fs: &dyn Fs, path: &Path) -> Result<()> {
+        self.files += 1;
+        self.bytes += fs.open_read(path)?.len();
+        Ok(())
+    }
+}
+
+/// Reads all of the store in `dir` that recovery could need and checks it. The store must not be open.
+///
+/// The live directory is a cache and not read. Cost: one sequential read of the log and the bases.
+///
+/// # Errors
+/// The directory is no store, is in use, or cannot be read. Damage is no error: it is in the report.
+pub fn verify(dir: impl AsRef<Path>) -> Result<VerifyReport> {
+    let (fs, dir) = (RealFs, dir.as_ref());
+    let mut report = VerifyReport::default();
+    if !fs.exists(&names::identity(dir))? {
+        return Err(Error::NotAStore { path: dir.to_path_buf(), why: "it has no IDENTITY file".into() });
+    }
+    let _lock = fs.lock(&names::lock(dir))?;
+    report.count(&fs, &names::identity(dir))?;
+    for damage in Identity::check(&fs, dir)? {
+        report.take::<()>(Err(damage))?;
+    }
+    if fs.exists(&names::durable(dir))? {
+        report.count(&fs, &names::durable(dir))?;
+        for damage in Mark::check(&fs, &names::durable(dir))? {
+            report.take::<()>(Err(damage))?;
+        }
+    }
+    verify_bases(&fs, dir, &mut report)?;
+    verify_history(&fs, dir, &mut report)?;
+    Ok(report)
+}
+
+fn verify_bases(fs: &dyn Fs, dir: &Path, report: &mut VerifyReport) -> Result<()> {
+    for entry in fs.list(&names::bases(dir))? {
+        let base = names::bases(dir).join(&entry.name);
+        if names::parse_base(&entry.name).is_none() {
+            report.notes.push(format!("{} is no base and not read", base.display()));
+            continue;
+        }
+        if !fs.exists(&base.join(names::MANIFEST))? {
+            report.take::<()>(Err(Error::corrupt(&base.join(names::MANIFEST), 0, "the manifest is missing")))?;
+            continue;
+        }
+        report.count(fs, &base.join(names::MANIFEST))?;
+        let Some(manifest) = report.take(Manifest::read(fs, &base.join(names::MANIFEST)))? else { continue };
+        for file in &manifest.files {
+            if !fs.exists(&base.join(&file.name))? {
+                report.take::<()>(Err(Error::corrupt(&base.join(&file.name), 0, "the file is missing")))?;
+                continue;
+            }
+            report.count(fs, &base.join(&file.name))?;
+            report.take(file.check(fs, &base))?;
+        }
+    }
+    Ok(())
+}
+
+fn verify_history(fs: &dyn Fs, dir: &Path, report: &mut VerifyReport) -> Result<()> {
+    for entry in fs.list(&names::logs(dir))? {
+        if names::parse_segment(&entry.name).is_some() {
+            report.count(fs, &names::logs(dir).join(&entry.name))?;
+        }
+    }
+    let Ok(identity) = Identity::read(fs, dir) else { return Ok(()) };
+    let Some(survey) = report.take(survey(fs, dir, identity.uuid))? else { return Ok(()) };
+    let Some(chain) = report.take(choose(&survey, dir, At::Latest))? else { return Ok(()) };
+    if chain.bytes_cut > 0 {
+        let tip = survey.segments.last();
+        let torn = tip.and_then(|segment| segment.torn.as_ref());
+        let why = torn.map_or("whole frames without a commit".to_owned(), |(offset, what)| format!("at byte {offset}: {what}"));
+        let path = tip.map_or_else(|| names::logs(dir), |segment| segment.path.clone());
+        report.notes.push(format!(
+            "{}: {} bytes after the last commit are cut at the next open ({why})",
+            path.display(),
+            chain.bytes_cut
+        ));
+    }
+    if chain.bases(&survey).is_empty() && chain.root.0.sequence > 0 {
+        let what = format!("no valid base is left to begin from at commit {}", chain.root.0);
+        report.take::<()>(Err(Error::corrupt(&names::bases(dir), 0, what)))?;
+    }
+    report.notes.push(format!("the newest commit is {}", chain.target().0));
+    Ok(())
+}
