@@ -1,2 +1,4 @@
-//! The command line.
+//! The command line of Embedrock.
+#![forbid(unsafe_code)]
+
 fn main() {}
