@@ -61,15 +61,13 @@ impl Chain {
 /// Chooses the chain to `at`.
 pub(crate) fn choose(survey: &Survey, dir: &Path, at: At) -> Result<Chain> {
     check_mark(survey, dir)?;
-    let mut chain = match at {
-        At::Latest => latest(survey)?,
-        At::Commit(id) => to_commit(survey, id)?,
-    };
-    if at != At::Latest && chain.target() != latest(survey)?.target() {
-        chain.new_timeline = true;
-        chain.bytes_cut = 0;
+    let newest = latest(survey);
+    let At::Commit(id) = at else { return newest };
+    let chain = to_commit(survey, id)?;
+    match newest {
+        Ok(newest) if newest.target() == chain.target() => Ok(newest),
+        _ => Ok(Chain { new_timeline: true, ..chain }),
     }
-    Ok(chain)
 }
 
 /// What was published as durable must be there: anything shorter is damage, not a crash's tail.
@@ -133,11 +131,13 @@ fn build(survey: &Survey, at: usize, count: usize) -> Result<Chain> {
         let parent = (segment.header.parent, segment.header.parent_hash);
         match find(&survey.segments[..at], parent) {
             Some((earlier, place)) => (at, count) = (earlier, place + 1),
-            None if is_root(survey, parent) => {
+            None => {
                 commits.reverse();
-                return Ok(Chain { commits, root: parent, bytes_cut: 0, new_timeline: false });
+                let chain = Chain { commits, root: parent, bytes_cut: 0, new_timeline: false };
+                // Older segments go once a base makes them needless; without one they are missed.
+                let begins = is_root(survey, parent) || !chain.bases(survey).is_empty();
+                return if begins { Ok(chain) } else { Err(hole(&survey.segments[..at], segment, parent.0)) };
             }
-            None => return Err(hole(&survey.segments[..at], segment, parent.0)),
         }
     }
 }

@@ -32,7 +32,10 @@ impl Store {
         let chain = choose(&survey, &self.dir, if record.id.sequence == 0 { At::Latest } else { At::Commit(record.id) })?;
         let valid = chain.bases(&survey);
         let Some(oldest_kept) = valid.get(KEPT_BASES - 1) else { return Ok(()) };
-        let (number, first_segment) = (oldest_kept.number, oldest_kept.first_segment);
+        let (number, begin) = (oldest_kept.number, oldest_kept.begin);
+        // The segment that holds the base's commit stays: the history must be seen to begin there.
+        let held_by = chain.commits.iter().find(|(_, placed)| placed.record.id == begin).map(|(at, _)| survey.segments[*at].number);
+        let first_segment = held_by.unwrap_or(oldest_kept.first_segment);
         for base in survey.bases.iter().filter(|base| base.number < number) {
             let trash = names::trash(&self.dir, &format!("base-{}", base.number));
             fs.rename(&names::base(&self.dir, base.number), &trash)?;

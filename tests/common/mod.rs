@@ -1,2 +1,0 @@
-//! What the tests share: a plain model of a store.
-#![allow(dead_code, reason = "each test binary uses a part")]
