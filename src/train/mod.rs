@@ -1,0 +1,14 @@
+//! The trainer: data sources, a DeepFM whose embeddings live in the store, and progressive metrics.
+#![forbid(unsafe_code)]
+
+mod bytes;
+pub mod data;
+pub mod deepfm;
+pub mod dense;
+pub mod metrics;
+mod report;
+mod run;
+mod state;
+
+pub use report::{Progress, Report};
+pub use run::{DeepFmOptions, FEATURE_TABLE, train_deepfm};
