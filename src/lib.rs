@@ -12,4 +12,4 @@ mod types;
 pub use error::{Error, Result};
 #[cfg(feature = "train")]
 pub use standin::{Commit, Initializer, Optimizer, Store, StoreStats, Table, TableSchema, Update};
-pub use types::{At, CommitHash, CommitId, Key, UnixSeconds};
+pub use types::{At, CommitHash, CommitId, Key, TableId, UnixSeconds};

@@ -1,13 +1,13 @@
 //! The dense part of a model: a multi-layer perceptron on candle, trained by Adam, whose whole state is plain `f32`s.
 //!
-//! Everything runs on one thread (candle inside a pool of one), sums in a fixed order, and initial weights follow from a seed:
-//! on one kind of CPU the same calls give the same bits, whatever the number of threads. Candle's matrix product chooses its
-//! kernel by the CPU's instructions, so across kinds of CPU (AVX2, AVX-512, NEON) results agree only to rounding.
+//! Candle keeps the tensors and derives the gradients; the matrix products are [`Affine`]'s. Everything runs on one thread, sums
+//! in a fixed order, and initial weights follow from a seed: the same calls give the same bits on every machine.
 #![forbid(unsafe_code)]
 
 use candle_core::{DType, Device, Tensor, Var};
-use candle_nn::{Linear, Module};
+use candle_nn::{Activation, Module};
 
+use super::affine::Affine;
 use super::bytes::{Reader, Writer};
 use super::data::synthetic::Counter;
 use crate::{Error, Result};
@@ -95,7 +95,6 @@ impl Schedule {
 struct Layer {
     weight: Var,
     bias: Var,
-    linear: Linear,
     weights: Weights,
     biases: Weights,
 }
@@ -104,10 +103,9 @@ impl Layer {
     fn new(inputs: usize, outputs: usize, random: &mut Counter) -> Result<Layer> {
         let bound = (6.0 / (inputs + outputs) as f64).sqrt();
         let values: Vec<f32> = (0..inputs * outputs).map(|_| ((2.0 * random.unit() - 1.0) * bound) as f32).collect();
-        let weight = Var::from_vec(values.clone(), (outputs, inputs), &Device::Cpu).map_err(model)?;
+        let weight = Var::from_vec(values.clone(), (inputs, outputs), &Device::Cpu).map_err(model)?;
         let bias = Var::zeros(outputs, DType::F32, &Device::Cpu).map_err(model)?;
-        let linear = Linear::new(weight.as_tensor().clone(), Some(bias.as_tensor().clone()));
-        Ok(Layer { weight, bias, linear, weights: Weights::new(values), biases: Weights::new(vec![0.0; outputs]) })
+        Ok(Layer { weight, bias, weights: Weights::new(values), biases: Weights::new(vec![0.0; outputs]) })
     }
 
     /// Gives candle the plain copy's values.
@@ -121,7 +119,6 @@ impl Layer {
 pub struct Mlp {
     inputs: usize,
     layers: Vec<Layer>,
-    pool: rayon::ThreadPool,
 }
 
 /// A forward pass that waits for its gradient.
@@ -139,8 +136,7 @@ impl Mlp {
             layers.push(Layer::new(width, outputs, random)?);
             width = outputs;
         }
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).thread_name(|_| "embedrock-dense".into());
-        Ok(Mlp { inputs, layers, pool: pool.build().map_err(model)? })
+        Ok(Mlp { inputs, layers })
     }
 
     /// The outputs for a batch (row-major inputs), and what the backward pass needs.
@@ -150,22 +146,22 @@ impl Mlp {
             let input = Var::from_vec(inputs, (samples, self.inputs), &Device::Cpu)?;
             let mut output = input.as_tensor().clone();
             for (at, layer) in self.layers.iter().enumerate() {
-                output = layer.linear.forward(&output)?;
+                output = output.apply_op3(&layer.weight, &layer.bias, Affine)?;
                 if at + 1 < self.layers.len() {
-                    output = output.relu()?;
+                    output = Activation::Relu.forward(&output)?;
                 }
             }
             let output = output.squeeze(1)?;
             Ok((output.to_vec1()?, Pass { input, output }))
         };
-        self.pool.install(forward).map_err(model)
+        forward().map_err(model)
     }
 
     /// Takes the loss's gradient with respect to each output; steps the weights by its mean over the batch, and returns the
     /// gradient with respect to the inputs.
     pub(crate) fn backward(&mut self, pass: &Pass, gradient: &[f32], rate: Rate) -> Result<Vec<f32>> {
         let layers = &mut self.layers;
-        let backward = || -> candle_core::Result<_> {
+        let mut backward = || -> candle_core::Result<_> {
             let samples = gradient.len().max(1) as f32;
             let gradient = Tensor::from_slice(gradient, gradient.len(), &Device::Cpu)?;
             let grads = pass.output.mul(&gradient)?.sum_all()?.backward()?;
@@ -181,7 +177,7 @@ impl Mlp {
             }
             of(&pass.input)
         };
-        self.pool.install(backward).map_err(model)
+        backward().map_err(model)
     }
 
     /// The number of weights.
@@ -220,7 +216,9 @@ mod tests {
             let input: Vec<f32> = (0..512 * 624).map(|_| random.normal() as f32).collect();
             let (output, pass) = mlp.forward(input).unwrap();
             let back = mlp.backward(&pass, &output, schedule.next(1e-3)).unwrap();
-            back.iter().for_each(|g| drop(hash.update(&g.to_le_bytes())));
+            for g in back {
+                hash.update(&g.to_le_bytes());
+            }
         }
         let mut out = Writer::default();
         mlp.write(&mut out);

@@ -1,6 +1,7 @@
 //! The trainer: data sources, a DeepFM whose embeddings live in the store, and progressive metrics.
 #![forbid(unsafe_code)]
 
+mod affine;
 mod bytes;
 pub mod data;
 pub mod deepfm;

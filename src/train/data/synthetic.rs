@@ -314,7 +314,7 @@ mod tests {
         let first = small().at(0);
         assert_eq!((first.user, first.item, first.clicked, first.time), PINNED);
     }
-    const PINNED: (u64, u64, bool, u32) = (0, 0, false, 0);
+    const PINNED: (u64, u64, bool, u32) = (9, 88, false, 1_700_000_000);
 
     #[test]
     fn ids_are_skewed_and_new_ones_arrive() {
