@@ -7,9 +7,11 @@ pub mod data;
 pub mod deepfm;
 pub mod dense;
 pub mod metrics;
+mod options;
 mod report;
 mod run;
 mod state;
 
-pub use report::{Progress, Report};
-pub use run::{DeepFmOptions, FEATURE_TABLE, train_deepfm};
+pub use options::{DeepFmOptions, FEATURE_TABLE};
+pub use report::{Progress, Report, Rows};
+pub use run::train_deepfm;

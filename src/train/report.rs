@@ -28,7 +28,7 @@ pub struct Progress {
     pub logloss: Option<f64>,
     /// Where the rows are, and what they take.
     pub rows: Rows,
-    /// The last commit, and whether this call follows it at once.
+    /// The last commit.
     pub commit: Option<CommitId>,
     /// Whether this call comes right after a commit.
     pub committed: bool,
