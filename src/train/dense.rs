@@ -1,6 +1,6 @@
 //! The dense part of a model: a multi-layer perceptron on candle, trained by Adam, whose whole state is plain `f32`s.
 //!
-//! Candle keeps the tensors and derives the gradients; the matrix products are [`Affine`]'s. Everything runs on one thread, sums
+//! Candle keeps the tensors and derives the gradients; the matrix products are those of `affine`. Everything runs on one thread, sums
 //! in a fixed order, and initial weights follow from a seed: the same calls give the same bits on every machine.
 #![forbid(unsafe_code)]
 
@@ -116,20 +116,20 @@ impl Layer {
 }
 
 /// A multi-layer perceptron with one output and ReLU between its layers.
-pub struct Mlp {
+pub(crate) struct Mlp {
     inputs: usize,
     layers: Vec<Layer>,
 }
 
 /// A forward pass that waits for its gradient.
-pub struct Pass {
+pub(crate) struct Pass {
     input: Var,
     output: Tensor,
 }
 
 impl Mlp {
     /// Layers of these sizes, initialised from the generator (uniform, Glorot's bound; biases 0).
-    pub fn new(inputs: usize, hidden: &[usize], random: &mut Counter) -> Result<Mlp> {
+    pub(crate) fn new(inputs: usize, hidden: &[usize], random: &mut Counter) -> Result<Mlp> {
         let mut layers = Vec::new();
         let mut width = inputs;
         for outputs in hidden.iter().copied().chain([1]) {
@@ -140,7 +140,7 @@ impl Mlp {
     }
 
     /// The outputs for a batch (row-major inputs), and what the backward pass needs.
-    pub fn forward(&self, inputs: Vec<f32>) -> Result<(Vec<f32>, Pass)> {
+    pub(crate) fn forward(&self, inputs: Vec<f32>) -> Result<(Vec<f32>, Pass)> {
         let samples = inputs.len() / self.inputs;
         let forward = || -> candle_core::Result<_> {
             let input = Var::from_vec(inputs, (samples, self.inputs), &Device::Cpu)?;
@@ -181,7 +181,7 @@ impl Mlp {
     }
 
     /// The number of weights.
-    pub fn weights(&self) -> usize {
+    pub(crate) fn weights(&self) -> usize {
         self.layers.iter().map(|layer| layer.weights.values.len() + layer.biases.values.len()).sum()
     }
 

@@ -27,8 +27,9 @@ pub struct Auc {
 }
 
 impl Auc {
-    fn new(bins: usize) -> Auc {
-        Auc { bins: vec![[0; 2]; bins] }
+    /// An empty histogram of at least one bin.
+    pub fn new(bins: usize) -> Auc {
+        Auc { bins: vec![[0; 2]; bins.max(1)] }
     }
 
     /// Counts a sample; a probability outside 0..=1 counts at the nearer end, NaN at 0.

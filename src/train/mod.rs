@@ -5,7 +5,7 @@ mod affine;
 mod bytes;
 pub mod data;
 pub mod deepfm;
-pub mod dense;
+mod dense;
 pub mod metrics;
 mod options;
 mod report;

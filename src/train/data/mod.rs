@@ -153,7 +153,7 @@ pub(crate) mod tests {
     use std::io::Write;
 
     /// A zstd frame of one uncompressed block of at most 255 bytes.
-    pub(crate) fn zstd(bytes: &[u8]) -> Vec<u8> {
+    pub(crate) fn zst_frame(bytes: &[u8]) -> Vec<u8> {
         let length = u8::try_from(bytes.len()).unwrap();
         let header = [0x28, 0xb5, 0x2f, 0xfd, 0x20, length];
         let block = (u32::from(length) << 3 | 1).to_le_bytes();
@@ -170,7 +170,7 @@ pub(crate) mod tests {
         assert_eq!(open(dir.path()).unwrap().description().format, "movielens dat");
         std::fs::write(dir.path().join("b"), "1::10::4::7\n").unwrap();
         assert!(matches!(open(dir.path()), Err(Error::InvalidOption { what, .. }) if what.contains("several")));
-        std::fs::write(dir.path().join("u.data.zst"), zstd(b"1\t2\t3\t4\n")).unwrap();
+        std::fs::write(dir.path().join("u.data.zst"), zst_frame(b"1\t2\t3\t4\n")).unwrap();
         assert_eq!(open(dir.path()).unwrap().description().format, "movielens u.data");
         let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gz.write_all(b"1,2,3,4\n1,2,3\n").unwrap();

@@ -200,7 +200,7 @@ impl Clicks {
         for column in 0..13u64 {
             let id = if column % 2 == 0 { click.user } else { click.item };
             let value = mix(id ^ mix(self.seed ^ column));
-            if value % 5 == 0 { write!(out, "\t")? } else { write!(out, "\t{}", value >> (48 + value % 12))? }
+            if value.is_multiple_of(5) { write!(out, "\t")? } else { write!(out, "\t{}", value >> (48 + value % 12))? }
         }
         write!(out, "\t{:08x}\t{:08x}", click.user, click.item)?;
         for column in 2..26u64 {
@@ -319,7 +319,7 @@ mod tests {
     #[test]
     fn ids_are_skewed_and_new_ones_arrive() {
         let clicks = small();
-        let top = (0..20_000).filter(|i| clicks.at(*i).item % 300 == 0).count();
+        let top = (0..20_000).filter(|i| clicks.at(*i).item.is_multiple_of(300)).count();
         assert!((2_000..6_000).contains(&top), "{top}");
         let distinct = |from: u64| (from..from + 5_000).map(|i| clicks.at(i).user).collect::<std::collections::HashSet<_>>();
         let (early, late) = (distinct(0), distinct(15_000));

@@ -173,7 +173,7 @@ mod tests {
         encoder.write_all(text.as_bytes()).unwrap();
         std::fs::write(&gz, encoder.finish().unwrap()).unwrap();
         let zst = dir.path().join("zst");
-        std::fs::write(&zst, crate::train::data::tests::zstd(text.as_bytes())).unwrap();
+        std::fs::write(&zst, crate::train::data::tests::zst_frame(text.as_bytes())).unwrap();
         for path in [plain, gz, zst] {
             let mut lines = Lines::open(&path).unwrap();
             for expected in ["a,1", "b,2", "", "last"] {
