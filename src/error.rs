@@ -125,9 +125,7 @@ pub enum Error {
         keys: usize,
     },
     /// A gradient or a row is NaN or infinite; nothing of the batch was applied.
-    #[error(
-        "{what} of key {key} is not finite (position {position} of the batch): nothing was applied; clip it, or allow it with StoreOptions::allow_non_finite"
-    )]
+    #[error("{what} of key {key} is not finite (position {position} of the batch): nothing was applied; clip it, or allow it with StoreOptions::allow_non_finite")]
     NotFinite {
         /// "gradient" or "row".
         what: &'static str,
@@ -137,9 +135,7 @@ pub enum Error {
         position: usize,
     },
     /// An event time far ahead of the store's clock; nothing changed.
-    #[error(
-        "time {time} is {ahead} s ahead of the store's clock ({clock}): nothing was applied; times are unix seconds (not milliseconds), see StoreOptions::max_clock_step"
-    )]
+    #[error("time {time} is {ahead} s ahead of the store's clock ({clock}): nothing was applied; times are unix seconds (not milliseconds), see StoreOptions::max_clock_step")]
     ClockJump {
         /// The batch's time.
         time: u64,
@@ -149,9 +145,7 @@ pub enum Error {
         ahead: u64,
     },
     /// The memory budget cannot hold what the call needs at once.
-    #[error(
-        "the memory budget of {budget} bytes is too small: this call needs {needed}; raise it with StoreOptions::memory_budget, or use smaller batches"
-    )]
+    #[error("the memory budget of {budget} bytes is too small: this call needs {needed}; raise it with StoreOptions::memory_budget, or use smaller batches")]
     BudgetTooSmall {
         /// The bytes needed.
         needed: usize,
@@ -173,9 +167,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// An earlier failure left it unknown what the disk holds; reads go on, nothing more is committed.
-    #[error(
-        "the store is poisoned by an earlier failure ({reason}): close it and open it again, it comes back at its last durable commit"
-    )]
+    #[error("the store is poisoned by an earlier failure ({reason}): close it and open it again, it comes back at its last durable commit")]
     Poisoned {
         /// The first failure.
         reason: String,
@@ -199,9 +191,7 @@ pub enum Error {
         what: String,
     },
     /// The trainer's state in the last commit is not one that this program can go on from.
-    #[error(
-        "the trainer's state in the store's last commit cannot be used: {0}; train into another store, or restore another commit"
-    )]
+    #[error("the trainer's state in the store's last commit cannot be used: {0}; train into another store, or restore another commit")]
     TrainerState(String),
     /// Anything the trainer's dense part reports.
     #[error("the model failed: {0}")]
@@ -213,9 +203,7 @@ impl Error {
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Error {
         let path = path.to_path_buf();
         match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-                Error::NoSpace { action, path }
-            }
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => Error::NoSpace { action, path },
             io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => Error::ReadOnly { path },
             _ => Error::Io { action, path, source },
         }
