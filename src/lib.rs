@@ -25,6 +25,8 @@ mod shard;
 mod slab;
 mod store;
 mod table;
+#[cfg(feature = "train")]
+pub mod train;
 mod types;
 mod verify;
 

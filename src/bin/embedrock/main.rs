@@ -1,4 +1,7 @@
+<<<<<<< HEAD
 //! The command line of Embedrock.
 #![forbid(unsafe_code)]
 
+=======
+>>>>>>> train
 fn main() {}

@@ -1,0 +1,17 @@
+//! The trainer: data sources, a DeepFM whose embeddings live in the store, and progressive metrics.
+#![forbid(unsafe_code)]
+
+mod affine;
+mod bytes;
+pub mod data;
+pub mod deepfm;
+mod dense;
+pub mod metrics;
+mod options;
+mod report;
+mod run;
+mod state;
+
+pub use options::{DeepFmOptions, FEATURE_TABLE};
+pub use report::{Progress, Report, Rows};
+pub use run::train_deepfm;

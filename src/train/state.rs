@@ -1,0 +1,126 @@
+//! The trainer's state in a commit: from it a job goes on exactly where the committed rows are.
+//!
+//! Layout, little-endian: magic `EMBRKDFM`, version u32, total length u64, hash of the options (32 bytes), fingerprint of the
+//! input (32 bytes), samples consumed u64, batches u64, state of the random generator u64, metrics, dense weights with their
+//! optimizer. The hash of the options covers all that changes what is learned, not how often it is committed or shown.
+#![forbid(unsafe_code)]
+
+use super::bytes::{Reader, Writer, damaged};
+use super::data::synthetic::Counter;
+use super::deepfm::DeepFm;
+use super::metrics::Metrics;
+use crate::{Error, Result};
+
+const MAGIC: [u8; 8] = *b"EMBRKDFM";
+const VERSION: u32 = 1;
+/// Where the total length is.
+const LENGTH_AT: usize = 12;
+
+/// All of a job that is not in the store's tables.
+pub(crate) struct State {
+    pub(crate) options: [u8; 32],
+    pub(crate) fingerprint: [u8; 32],
+    /// Samples consumed: the next one to learn.
+    pub(crate) position: u64,
+    pub(crate) batches: u64,
+    pub(crate) random: Counter,
+    pub(crate) metrics: Metrics,
+    pub(crate) model: DeepFm,
+}
+
+impl State {
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Writer::default();
+        out.bytes.extend_from_slice(&MAGIC);
+        out.u32(VERSION);
+        out.u64(0);
+        out.bytes.extend_from_slice(&self.options);
+        out.bytes.extend_from_slice(&self.fingerprint);
+        out.u64(self.position);
+        out.u64(self.batches);
+        out.u64(self.random.state());
+        self.metrics.write(&mut out);
+        self.model.write(&mut out);
+        let length = out.bytes.len() as u64;
+        out.bytes[LENGTH_AT..LENGTH_AT + 8].copy_from_slice(&length.to_le_bytes());
+        out.bytes
+    }
+
+    /// Takes over a committed state. `self` is the fresh state of the same job: options and input must be equal.
+    pub(crate) fn resume(&mut self, bytes: &[u8]) -> Result<()> {
+        let mut reader = Reader::new(bytes);
+        if reader.take()? != MAGIC {
+            return Err(damaged("it was not written by `train deepfm`"));
+        }
+        let version = reader.u32()?;
+        if version != VERSION {
+            return Err(damaged(format!("it has version {version}, this program reads {VERSION}")));
+        }
+        let length = reader.u64()?;
+        if length != bytes.len() as u64 {
+            return Err(damaged(format!("it has {} bytes where {length} were written", bytes.len())));
+        }
+        if reader.take()? != self.options {
+            return Err(differs("options", "other options (model, learning rates, batch size or seed)", "the same options"));
+        }
+        if reader.take()? != self.fingerprint {
+            return Err(differs("data", "another input", "the same input, unchanged"));
+        }
+        self.position = reader.u64()?;
+        self.batches = reader.u64()?;
+        self.random = Counter::new(reader.u64()?);
+        self.metrics = Metrics::read(&mut reader)?;
+        self.model.read(&mut reader)?;
+        reader.end()
+    }
+}
+
+fn differs(option: &'static str, what: &str, advice: &str) -> Error {
+    let what = format!("this store's job was started with {what}; go on with {advice}, or train into another store");
+    Error::InvalidOption { option, what }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::data::Shape;
+    use crate::train::deepfm::Architecture;
+
+    fn fresh() -> State {
+        let mut random = Counter::new(1);
+        let architecture = Architecture { shape: Shape { keys: 2, dense: 1 }, factors: 2, hidden: vec![3] };
+        let model = DeepFm::new(architecture, 0.01, &mut random).unwrap();
+        State { options: [1; 32], fingerprint: [2; 32], position: 0, batches: 0, random, metrics: Metrics::default(), model }
+    }
+
+    #[test]
+    fn a_state_round_trips_and_every_cut_is_an_error() {
+        let mut state = fresh();
+        (state.position, state.batches) = (77, 3);
+        state.metrics.add(0.5, true);
+        let bytes = state.to_bytes();
+        let mut resumed = fresh();
+        resumed.resume(&bytes).unwrap();
+        assert_eq!(resumed.to_bytes(), bytes);
+        for cut in 0..bytes.len() {
+            assert!(matches!(fresh().resume(&bytes[..cut]), Err(Error::TrainerState(_))), "{cut}");
+        }
+        let longer = [&bytes[..], &[0]].concat();
+        assert!(matches!(fresh().resume(&longer), Err(Error::TrainerState(_))));
+    }
+
+    #[test]
+    fn another_job_is_refused() {
+        let bytes = fresh().to_bytes();
+        let other = |change: fn(&mut State)| {
+            let mut state = fresh();
+            change(&mut state);
+            state.resume(&bytes)
+        };
+        assert!(matches!(other(|s| s.options[0] = 9), Err(Error::InvalidOption { option: "options", .. })));
+        assert!(matches!(other(|s| s.fingerprint[0] = 9), Err(Error::InvalidOption { option: "data", .. })));
+        let mut newer = bytes.clone();
+        newer[8] = 9;
+        assert!(matches!(fresh().resume(&newer), Err(Error::TrainerState(what)) if what.contains("version 9")));
+    }
+}
