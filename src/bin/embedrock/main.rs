@@ -1,7 +1,64 @@
-<<<<<<< HEAD
-//! The command line of Embedrock.
+//! The command line of Embedrock: train, look at, check, save and restore stores.
 #![forbid(unsafe_code)]
 
-=======
->>>>>>> train
-fn main() {}
+mod checkpoint;
+mod generate;
+mod inspect;
+mod output;
+mod plan;
+mod restore;
+mod train;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// An embedded, persistent storage engine for embeddings.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train a model through a store
+    #[command(subcommand)]
+    Train(train::Model),
+    /// Show tables, rows, bytes and the last commit of a store
+    Inspect(inspect::Args),
+    /// Check every checksum of a store; exit 1 with the place of each damage
+    Verify(verify::Args),
+    /// Write a new base, so that recovery begins there
+    Checkpoint(checkpoint::Args),
+    /// Write the state of a commit as a new store
+    Restore(restore::Args),
+    /// Estimate memory and disk for a table
+    Plan(plan::Args),
+    /// Write a seeded synthetic data set
+    Generate(generate::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let result = match cli.command {
+        Command::Train(model) => train::run(model),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Checkpoint(args) => checkpoint::run(&args),
+        Command::Restore(args) => restore::run(&args),
+        Command::Plan(args) => plan::run(&args),
+        Command::Generate(args) => generate::run(&args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

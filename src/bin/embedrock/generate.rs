@@ -1,0 +1,52 @@
+//! `embedrock generate`: a seeded synthetic click stream as a file.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use embedrock::train::data::synthetic::{Clicks, FileLayout};
+
+use crate::output::{self, Outcome};
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Layout {
+    /// userId,movieId,rating,timestamp
+    Movielens,
+    /// label, 13 integers, 26 categories
+    Criteo,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The file to make
+    #[arg(long)]
+    to: PathBuf,
+    /// Samples
+    #[arg(long, default_value_t = 100_000)]
+    samples: u64,
+    /// Seed: the same one makes the same file
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Its layout
+    #[arg(long, value_enum, default_value_t = Layout::Movielens)]
+    layout: Layout,
+}
+
+pub(crate) fn run(args: &Args) -> Outcome {
+    let clicks = Clicks { seed: args.seed, samples: args.samples, ..Clicks::default() };
+    clicks.validate()?;
+    let layout = match args.layout {
+        Layout::Movielens => FileLayout::MovieLens,
+        Layout::Criteo => FileLayout::Criteo,
+    };
+    let file = File::create_new(&args.to).map_err(|e| format!("cannot create {}: {e}", args.to.display()))?;
+    let mut out = BufWriter::new(file);
+    let bar = crate::train::bar(Some(args.samples));
+    clicks.write(&mut out, layout, &mut |done| bar.set_position(done))?;
+    out.flush()?;
+    bar.finish_and_clear();
+    println!("{}: {} synthetic samples, seed {}", args.to.display(), output::count(args.samples), args.seed);
+    output::done()
+}

@@ -1,0 +1,40 @@
+//! `embedrock plan`: memory and disk for a table that is not there yet.
+#![forbid(unsafe_code)]
+
+use embedrock::Optimizer;
+use serde_json::json;
+
+use crate::output::{self, Outcome};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Rows of the table
+    #[arg(long)]
+    rows: u64,
+    /// f32s of an embedding
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    dim: u32,
+    /// sgd, adagrad, rowwise-adagrad, adam or ftrl
+    #[arg(long, value_parser = output::optimizer, default_value = "adagrad")]
+    optimizer: Optimizer,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Outcome {
+    let plan = embedrock::plan(args.rows, args.dim as usize, &args.optimizer);
+    if args.json {
+        output::json(&json!({
+            "row_bytes": plan.row_bytes, "hot_row_bytes": plan.hot_row_bytes, "memory_bytes": plan.memory_bytes,
+            "cold_bytes": plan.cold_bytes, "base_bytes": plan.base_bytes,
+        }))?;
+        return output::done();
+    }
+    println!("{} rows of dim {} with {}", output::count(args.rows), args.dim, args.optimizer);
+    println!("a row         {} B, hot {} B", plan.row_bytes, plan.hot_row_bytes);
+    println!("all in memory {}", output::bytes(plan.memory_bytes));
+    println!("all cold      {} of disk", output::bytes(plan.cold_bytes));
+    println!("a base        at most {}", output::bytes(plan.base_bytes));
+    output::done()
+}
