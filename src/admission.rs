@@ -218,8 +218,14 @@ impl Counts {
     }
 
     /// The number of keys counted.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.counts.len()
+    }
+
+    /// Whether nothing is counted or to be committed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.counts.capacity() == 0 && self.changed.capacity() == 0
     }
 
     /// The bytes allocated: for each bucket the entry and a tag, at most 7 of 8 buckets used.

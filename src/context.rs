@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockRea
 use crate::clock::Clock;
 use crate::cold::ColdTier;
 use crate::error::{Error, Result};
+use crate::slab::Backing;
 use crate::types::{Key, TableId};
 
 /// Where after-images of uncommitted rows go before their rows leave memory.
@@ -69,6 +70,7 @@ pub(crate) struct Context {
     pub(crate) allow_non_finite: bool,
     pub(crate) max_clock_step: u32,
     pub(crate) hot_rows: Option<usize>,
+    pub(crate) slabs: Backing,
     /// Batches are applied holding it shared; a commit's cut holds it alone.
     pub(crate) gate: RwLock<()>,
     pub(crate) clock: Mutex<Clock>,

@@ -3,14 +3,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use crate::catalog::Catalog;
 use crate::context::{Journal, lock, read, write};
 use crate::error::{Error, Result};
 use crate::fs::{Fs, names};
 use crate::log::{CommitRecord, FrameBuf, LogWriter, Mark, MarkRecord, SegmentHeader};
-use crate::shard::{IMAGE_HEADER_BYTES, push_image};
+use crate::shard::{IMAGE_HEADER_BYTES, Shard, push_image};
 use crate::table::TableInner;
 use crate::types::{CommitHash, CommitId, Key, TableId};
 
@@ -59,6 +59,9 @@ struct State {
     /// The newest base that was completed by this process: the next commit makes it valid.
     base: u64,
 }
+
+/// A shard and the admission counts that were taken from it for a delta.
+type Drained<'a> = (&'a RwLock<Shard>, Vec<(Key, u32)>);
 
 impl Journal for DeltaLog {
     fn append_images(&self, table: TableId, lanes: usize, images: &[u8]) -> Result<()> {
@@ -170,7 +173,8 @@ impl DeltaLog {
         let trainer_state: Arc<[u8]> = trainer_state().into();
         let tables = catalog.tables();
         let mut drained = Vec::new();
-        let result = self.write_delta(&tables, &trainer_state, &mut drained).and_then(|()| self.close_delta(catalog, &trainer_state));
+        let result =
+            self.write_delta(&tables, &trainer_state, &mut drained).and_then(|()| self.close_delta(catalog, &trainer_state));
         match result {
             Ok(record) => {
                 for table in &tables {
@@ -187,12 +191,7 @@ impl DeltaLog {
         }
     }
 
-    fn write_delta<'a>(
-        &self,
-        tables: &'a [Arc<TableInner>],
-        trainer_state: &[u8],
-        drained: &mut Vec<(&'a std::sync::RwLock<crate::shard::Shard>, Vec<(Key, u32)>)>,
-    ) -> Result<()> {
+    fn write_delta<'a>(&self, tables: &'a [Arc<TableInner>], trainer_state: &[u8], drained: &mut Vec<Drained<'a>>) -> Result<()> {
         for table in tables {
             let lanes = table.schema().lanes();
             for shard in table.shards() {
@@ -210,7 +209,7 @@ impl DeltaLog {
         Ok(())
     }
 
-    fn write_uncommitted(&self, table: TableId, lanes: usize, shard: &crate::shard::Shard) -> Result<()> {
+    fn write_uncommitted(&self, table: TableId, lanes: usize, shard: &Shard) -> Result<()> {
         let (mut images, mut removed) = (Vec::new(), Vec::new());
         shard.for_each_uncommitted(&mut |key, row| {
             match row {

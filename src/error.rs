@@ -199,7 +199,9 @@ pub enum Error {
         what: String,
     },
     /// The trainer's state in the last commit is not one that this program can go on from.
-    #[error("the trainer's state in the store's last commit cannot be used: {0}; train into another store, or restore another commit")]
+    #[error(
+        "the trainer's state in the store's last commit cannot be used: {0}; train into another store, or restore another commit"
+    )]
     TrainerState(String),
     /// Anything the trainer's dense part reports.
     #[error("the model failed: {0}")]

@@ -1,4 +1,4 @@
-//! Embedrock: an embedded, persistent storage engine for embeddings.
+//! Embedrock: an embedded, persistent storage engine for embeddings. Start at [`Store`].
 
 mod admission;
 mod catalog;
@@ -38,7 +38,7 @@ pub use initializer::Initializer;
 pub use optimizer::Optimizer;
 pub use options::StoreOptions;
 pub use plan::{Plan, plan};
-pub use restore::{RestoreReport, restore};
+pub use restore::{RestoreReport, restore, restore_with};
 pub use schema::{Missing, TableSchema};
 pub use store::{Digest, RecoveryReport, Store, StoreStats, TableStats};
 pub use table::{Table, Update};
@@ -48,5 +48,5 @@ pub use verify::{Damage, VerifyReport, verify};
 /// A simulated disk that loses what was not synced, for tests.
 #[cfg(feature = "testing")]
 pub mod testing {
-    pub use crate::fs::{CrashMode, DirEntry, FaultKind, Fs, LockGuard, ReadFile, SimFs, WriteFile};
+    pub use crate::fs::{CrashMode, DirEntry, FaultKind, Fs, LockGuard, ReadFile, RealFs, SimFs, WriteFile};
 }

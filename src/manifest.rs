@@ -59,7 +59,11 @@ impl FileSum {
         let path = base.join(&self.name);
         let found = FileSum::of(fs, base, self.name.clone())?;
         if let Some(block) = (0..self.blocks.len()).find(|&i| found.blocks.get(i).is_some_and(|sum| *sum != self.blocks[i])) {
-            return Err(Error::corrupt(&path, (block * BLOCK_BYTES) as u64, "this block of 64 KiB has another checksum than the manifest says"));
+            return Err(Error::corrupt(
+                &path,
+                (block * BLOCK_BYTES) as u64,
+                "this block of 64 KiB has another checksum than the manifest says",
+            ));
         }
         if found.bytes != self.bytes {
             let what = format!("the file has {} bytes, the manifest says {}", found.bytes, self.bytes);

@@ -1,9 +1,11 @@
 //! How a store is opened.
 #![forbid(unsafe_code)]
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::fs::{Fs, RealFs};
+use crate::slab::Backing;
 use crate::types::At;
 
 /// The memory budget where none is given.
@@ -28,6 +30,7 @@ pub struct StoreOptions {
     pub(crate) max_clock_step: u32,
     pub(crate) allow_non_finite: bool,
     pub(crate) create: bool,
+    pub(crate) slabs: Backing,
     pub(crate) fs: Arc<dyn Fs>,
     /// The cold tier's in-memory twin instead of RocksDB.
     pub(crate) twin: bool,
@@ -45,6 +48,7 @@ impl Default for StoreOptions {
             max_clock_step: DEFAULT_MAX_CLOCK_STEP_SECS,
             allow_non_finite: false,
             create: true,
+            slabs: Backing::Anonymous,
             fs: Arc::new(RealFs),
             twin: !cfg!(feature = "rocksdb"),
         }
@@ -113,6 +117,15 @@ impl StoreOptions {
     #[must_use]
     pub fn create(mut self, create: bool) -> Self {
         self.create = create;
+        self
+    }
+
+    /// Keeps slabs in unlinked files of this directory instead of anonymous memory, for read-mostly tables.
+    ///
+    /// Under training, writes to them collapse once the dirty pages pass the kernel's write-back limits.
+    #[must_use]
+    pub fn file_slabs(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.slabs = Backing::File(dir.into());
         self
     }
 

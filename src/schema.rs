@@ -9,9 +9,9 @@ use crate::initializer::Initializer;
 use crate::optimizer::Optimizer;
 
 /// The longest name of a table, in bytes.
-pub const MAX_NAME_BYTES: usize = 255;
+pub(crate) const MAX_NAME_BYTES: usize = 255;
 /// The largest dimension of an embedding.
-pub const MAX_DIM: usize = 65_536;
+pub(crate) const MAX_DIM: usize = 65_536;
 
 const SCHEMA_VERSION: u8 = 1;
 
@@ -147,7 +147,7 @@ impl TableSchema {
         }
         self.optimizer.validate().or_else(invalid)?;
         let invalid = |what: String| Err(Error::InvalidSchema { table: self.name.clone(), what });
-        self.initializer.validate().or_else(invalid)
+        self.initializer.validate().and_then(|()| self.expiry.validate()).or_else(invalid)
     }
 
     /// Refuses a schema whose rows could not be those of this one.

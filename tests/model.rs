@@ -3,12 +3,14 @@
 //! Method: one list of operations runs on a store and on a model of `BTreeMap`s, over several configurations; after each
 //! operation that could move or lose rows the two are compared row by row. Commits are remembered, so that a crash must bring
 //! back exactly the last one, and an older one can be opened. SGD keeps the model's arithmetic exact in f32.
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use embedrock::{
-    Admission, At, CommitId, Error, Expiry, Initializer, Optimizer, Store, StoreOptions, Table, TableSchema, Update, restore, verify,
+    Admission, At, CommitId, Error, Expiry, Initializer, Optimizer, Store, StoreOptions, Table, TableSchema, Update, restore,
+    verify,
 };
 use proptest::prelude::*;
 
@@ -209,7 +211,9 @@ impl Run<'_> {
                 distinct.dedup();
                 let expected = distinct.iter().filter(|key| live.contains_key(key)).count();
                 assert_eq!(self.table().remove(keys).unwrap(), expected);
-                distinct.iter().for_each(|key| drop(self.model.rows.remove(key)));
+                distinct.iter().for_each(|key| {
+                    self.model.rows.remove(key);
+                });
             }
             Op::Prefetch(keys) => self.table().prefetch(keys).unwrap(),
             Op::Commit => {

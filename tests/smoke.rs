@@ -1,6 +1,7 @@
 //! The store end to end: rows survive commits, crashes and restores, and nothing else does.
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
-use embedrock::{At, Optimizer, Initializer, Store, StoreOptions, TableSchema, Update, restore, verify};
+use embedrock::{At, Initializer, Optimizer, Store, StoreOptions, TableSchema, Update, restore, verify};
 
 fn schema() -> TableSchema {
     TableSchema::new("t", 8).optimizer(Optimizer::adagrad(0.1)).initializer(Initializer::uniform(0.05))

@@ -5,7 +5,6 @@
 //! | `mod.rs` | [`ColdTier`], [`ColdBatch`], the shape of a value |
 //! | `rocks.rs` | RocksDB (feature `rocksdb`): options, reads, writes, checkpoints, errors |
 //! | `link.rs` | (feature `rocksdb`) a fresh live directory from the untrusted files of a checkpoint |
-//! | `verify.rs` | (feature `rocksdb`) reads all of a checkpoint |
 //! | `twin.rs` | the twin: what RocksDB loses, when it filters, how it fails |
 //! | `rows.rs` | the file of the twin's checkpoint |
 //! | `suite.rs` | the tests both must pass |
@@ -31,8 +30,6 @@ mod rows;
 #[cfg(test)]
 mod suite;
 pub(crate) mod twin;
-#[cfg(feature = "rocksdb")]
-pub(crate) mod verify;
 
 /// The bytes of a value's time, ahead of its row.
 pub(crate) const TIME_BYTES: usize = 4;
@@ -102,17 +99,6 @@ impl ColdBatch {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
-    }
-
-    /// Empties the batch and keeps its memory.
-    pub(crate) fn clear(&mut self) {
-        self.entries.clear();
-        self.bytes.clear();
-    }
-
-    /// The bytes of memory held.
-    pub(crate) fn memory_bytes(&self) -> usize {
-        self.bytes.capacity() + self.entries.capacity() * size_of::<(u64, Option<Range<usize>>)>()
     }
 
     /// The operations in order: a key and its value, or none to delete it.

@@ -54,11 +54,6 @@ impl<'a> Images<'a> {
             Some((key, time, reader.rest()))
         })
     }
-
-    /// The number of images.
-    pub(crate) fn len(&self) -> usize {
-        self.bytes.len() / self.size
-    }
 }
 
 /// Keys, 8 bytes each.
@@ -102,7 +97,11 @@ impl<'a> Frame<'a> {
                 let lanes = reader.u32()?;
                 let size = (lanes as usize).checked_mul(4)?.checked_add(IMAGE_HEADER_BYTES)?;
                 let bytes = reader.rest();
-                (lanes > 0 && bytes.len().is_multiple_of(size)).then_some(Frame::Rows { table, lanes, images: Images { bytes, size } })
+                (lanes > 0 && bytes.len().is_multiple_of(size)).then_some(Frame::Rows {
+                    table,
+                    lanes,
+                    images: Images { bytes, size },
+                })
             }
             REMOVED => reader.rest().len().is_multiple_of(8).then_some(Frame::Removed { table, keys: Keys(reader.rest()) }),
             COUNTS => reader.rest().len().is_multiple_of(12).then_some(Frame::Counts { table, counts: Counts(reader.rest()) }),

@@ -127,7 +127,9 @@ impl LogReader {
 
 impl std::fmt::Debug for LogReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LogReader").field("segment", &self.header.segment).field("position", &self.position()).finish_non_exhaustive()
+        f.debug_struct("LogReader")
+            .field("segment", &self.header.segment)
+            .field("position", &self.position())
+            .finish_non_exhaustive()
     }
 }
-

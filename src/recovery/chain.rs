@@ -99,7 +99,12 @@ fn latest(survey: &Survey) -> Result<Chain> {
         // Only a restored store has a base and no log: it goes on in a timeline of its own.
         let root = survey.bases.iter().filter(|base| base.still).max_by_key(|base| base.begin.sequence);
         let root_commit = root.map_or((CommitId::EMPTY, CommitHash::default()), |base| (base.begin, base.begin_hash));
-        return Ok(Chain { commits: Vec::new(), root: root_commit, bytes_cut: stillborn, new_timeline: root.is_some() || stillborn > 0 });
+        return Ok(Chain {
+            commits: Vec::new(),
+            root: root_commit,
+            bytes_cut: stillborn,
+            new_timeline: root.is_some() || stillborn > 0,
+        });
     };
     let mut chain = build(survey, survey.segments.len() - 1, tip.commits.len())?;
     let end = tip.commits.last().map_or(crate::log::HEADER_BYTES as u64, |placed| placed.end);

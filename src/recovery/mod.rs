@@ -6,7 +6,7 @@ mod load;
 mod rebuild;
 mod survey;
 
-pub(crate) use chain::{Chain, choose};
+pub(crate) use chain::choose;
 pub(crate) use identity::Identity;
 pub(crate) use rebuild::{Rebuilt, Site, rebuild};
-pub(crate) use survey::{Survey, survey};
+pub(crate) use survey::survey;

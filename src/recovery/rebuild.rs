@@ -4,10 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
+use super::Identity;
 use super::chain::Chain;
 use super::load::{Rebuild, load_base, replay};
 use super::survey::Survey;
-use super::Identity;
 use crate::catalog::Catalog;
 use crate::cold::ColdTier;
 use crate::cold::twin::{TwinCold, TwinOptions};
@@ -89,6 +89,7 @@ fn attempt(
         allow_non_finite: options.allow_non_finite,
         max_clock_step: options.max_clock_step,
         hot_rows: options.hot_rows,
+        slabs: options.slabs.clone(),
         gate: RwLock::default(),
         clock: Mutex::default(),
         batches: Default::default(),

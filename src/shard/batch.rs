@@ -228,6 +228,7 @@ impl Shard {
             added += change.0;
             touched += usize::from(change.1);
         }
+        self.charge_counts(env.context);
         (added, touched)
     }
 

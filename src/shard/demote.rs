@@ -38,7 +38,8 @@ impl Shard {
     /// Adds a chunk, and the index places for it, if the budget has both.
     pub(super) fn grow(&mut self, env: &Env<'_>) -> Result<bool> {
         let budget = &env.context.budget;
-        let capacity = self.slab.memory_bytes() / self.slab.chunk_bytes().max(1) * self.slab.chunk_rows() + self.slab.chunk_rows();
+        let capacity =
+            self.slab.memory_bytes() / self.slab.chunk_bytes().max(1) * self.slab.chunk_rows() + self.slab.chunk_rows();
         let buckets = self.index.growth_for(capacity);
         let index_bytes = buckets.map_or(0, Index::bytes_for);
         let bytes = self.slab.chunk_bytes() + index_bytes;
@@ -159,7 +160,8 @@ impl Shard {
         if self.tombstones == 0 {
             return Ok(());
         }
-        let committed = |&(_, raw): &(Key, u32)| raw & TOMBSTONE_BIT != 0 && !self.slab.meta(raw & !TOMBSTONE_BIT).has(UNCOMMITTED | PINNED);
+        let committed =
+            |&(_, raw): &(Key, u32)| raw & TOMBSTONE_BIT != 0 && !self.slab.meta(raw & !TOMBSTONE_BIT).has(UNCOMMITTED | PINNED);
         let swept: Vec<(Key, u32)> = self.index.iter().filter(committed).collect();
         if env.may_be_cold() {
             let mut batch = ColdBatch::new();

@@ -10,6 +10,9 @@ use crate::types::{Key, UnixSeconds, mix};
 
 use super::index_hash;
 
+/// Takes a key and, unless it was removed, its time and lanes.
+type UncommittedVisitor<'a> = dyn FnMut(Key, Option<(UnixSeconds, &[f32])>) -> Result<()> + 'a;
+
 impl Shard {
     /// Puts a row as a base or a delta has it: newer than any cold copy, committed.
     pub(crate) fn load(&mut self, env: &Env<'_>, key: Key, time: UnixSeconds, lanes: &[u8]) -> Result<()> {
@@ -46,10 +49,7 @@ impl Shard {
     }
 
     /// Visits each uncommitted row, tombstones as `None`, in ascending key order.
-    pub(crate) fn for_each_uncommitted(
-        &self,
-        visit: &mut dyn FnMut(Key, Option<(UnixSeconds, &[f32])>) -> Result<()>,
-    ) -> Result<()> {
+    pub(crate) fn for_each_uncommitted(&self, visit: &mut UncommittedVisitor<'_>) -> Result<()> {
         let mut keys = self.dirty.clone();
         keys.sort_unstable();
         keys.dedup();

@@ -57,6 +57,8 @@ pub(crate) struct Shard {
     /// Keys that became uncommitted since the last commit; may name rows that left since, or twice.
     dirty: Vec<Key>,
     counts: Counts,
+    /// Bytes of `counts` that the budget knows of.
+    counts_bytes: usize,
     /// The bucket where the next demotion begins.
     hand: usize,
     tombstones: usize,
@@ -87,7 +89,8 @@ impl Shard {
         let slab = Slab::new(env.schema.lanes(), chunk_bytes, backing);
         let index = Index::new();
         env.context.budget.reserve(index.memory_bytes())?;
-        let mut shard = Shard { index, slab, dirty: Vec::new(), counts: Counts::default(), hand: 0, tombstones: 0 };
+        let mut shard =
+            Shard { index, slab, dirty: Vec::new(), counts: Counts::default(), counts_bytes: 0, hand: 0, tombstones: 0 };
         if shard.grow(env)? {
             return Ok(shard);
         }
@@ -103,7 +106,7 @@ impl Shard {
 
     /// Bytes of the budget that the shard holds.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.index.memory_bytes() + self.slab.memory_bytes() + self.dirty.capacity() * DIRTY_KEY_BYTES
+        self.index.memory_bytes() + self.slab.memory_bytes() + self.dirty.capacity() * DIRTY_KEY_BYTES + self.counts_bytes
     }
 
     /// Hot rows, tombstones not counted.
@@ -113,7 +116,8 @@ impl Shard {
 
     /// Rows on the list of uncommitted ones, at most.
     pub(crate) fn uncommitted(&self) -> usize {
-        let flagged = |key: &&Key| self.raw(**key).is_some_and(|raw| self.slab.meta(raw & !TOMBSTONE_BIT).has(crate::slab::UNCOMMITTED));
+        let flagged =
+            |key: &&Key| self.raw(**key).is_some_and(|raw| self.slab.meta(raw & !TOMBSTONE_BIT).has(crate::slab::UNCOMMITTED));
         let mut keys: Vec<Key> = self.dirty.iter().filter(flagged).copied().collect();
         keys.sort_unstable();
         keys.dedup();
@@ -212,6 +216,14 @@ impl Shard {
             }
         }
         self.dirty.push(key);
+    }
+
+    /// Counts grow by themselves: they are charged after a batch, whether the budget has room or not.
+    fn charge_counts(&mut self, context: &Context) {
+        let bytes = if self.counts.is_empty() { 0 } else { self.counts.memory_bytes() };
+        context.budget.charge(bytes);
+        context.budget.release(self.counts_bytes);
+        self.counts_bytes = bytes;
     }
 
     fn is_tombstone(meta: RowMeta) -> bool {

@@ -18,10 +18,10 @@ use crate::checkpoint::{BasePlan, write_base};
 use crate::context::lock;
 use crate::delta::{Commit, DeltaLog};
 use crate::error::{Error, Result};
-use crate::fs::{Fs, LockGuard, names};
+use crate::fs::{Fs, LockGuard};
 use crate::log::{CommitRecord, FrameBuf};
-use crate::recovery::{Identity, choose, survey};
 use crate::options::StoreOptions;
+use crate::recovery::{Identity, choose, survey};
 use crate::schema::TableSchema;
 use crate::table::Table;
 use crate::types::{At, CommitId};
@@ -145,7 +145,7 @@ impl Store {
     /// The last durable commit of this store's history: where to resume.
     pub fn last_commit(&self) -> Option<Commit> {
         let (record, state) = self.log.tip();
-        (record.id.sequence > 0).then(|| Commit { id: record.id, hash: record.hash, clock: record.clock, state })
+        (record.id.sequence > 0).then_some(Commit { id: record.id, hash: record.hash, clock: record.clock, state })
     }
 
     /// The commits of this history that can be opened or restored, oldest first.

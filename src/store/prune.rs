@@ -34,7 +34,8 @@ impl Store {
         let Some(oldest_kept) = valid.get(KEPT_BASES - 1) else { return Ok(()) };
         let (number, begin) = (oldest_kept.number, oldest_kept.begin);
         // The segment that holds the base's commit stays: the history must be seen to begin there.
-        let held_by = chain.commits.iter().find(|(_, placed)| placed.record.id == begin).map(|(at, _)| survey.segments[*at].number);
+        let held_by =
+            chain.commits.iter().find(|(_, placed)| placed.record.id == begin).map(|(at, _)| survey.segments[*at].number);
         let first_segment = held_by.unwrap_or(oldest_kept.first_segment);
         for base in survey.bases.iter().filter(|base| base.number < number) {
             let trash = names::trash(&self.dir, &format!("base-{}", base.number));

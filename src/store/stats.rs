@@ -16,6 +16,8 @@ pub struct StoreStats {
     pub memory_bytes: usize,
     /// The budget.
     pub memory_budget: usize,
+    /// Bytes that the cold tier's caches and buffers hold, within their share of the budget.
+    pub cold_memory_bytes: usize,
     /// Bytes of the live cold tier's files.
     pub cold_disk_bytes: u64,
     /// Bytes of the log.
@@ -56,6 +58,7 @@ pub(super) fn stats(catalog: &Catalog, fs: &dyn Fs, dir: &Path) -> StoreStats {
     StoreStats {
         memory_bytes: catalog.context.budget.used(),
         memory_budget: catalog.context.budget.limit(),
+        cold_memory_bytes: catalog.context.cold.memory_bytes(),
         cold_disk_bytes: catalog.context.cold.disk_bytes(),
         log_bytes: log,
         uncommitted_rows: uncommitted(catalog),
@@ -81,6 +84,7 @@ fn table_stats(table: &TableInner) -> TableStats {
 }
 
 pub(super) fn uncommitted(catalog: &Catalog) -> u64 {
-    let of_table = |table: &std::sync::Arc<TableInner>| table.shards().iter().map(|shard| read(shard).uncommitted() as u64).sum::<u64>();
+    let of_table =
+        |table: &std::sync::Arc<TableInner>| table.shards().iter().map(|shard| read(shard).uncommitted() as u64).sum::<u64>();
     catalog.tables().iter().map(of_table).sum()
 }

@@ -13,7 +13,6 @@ use crate::error::{Error, Result};
 use crate::expiry::Expiry;
 use crate::schema::TableSchema;
 use crate::shard::{Counters, Env, Plan, Shard, shard_of, split_cold};
-use crate::slab::Backing;
 use crate::types::{Key, TableId, UnixSeconds, mix, unmix};
 
 /// Bytes of a slab's chunk: small tables in small budgets take small ones.
@@ -63,6 +62,9 @@ impl Drop for TableInner {
     }
 }
 
+/// Takes a row's key, time and lanes.
+type RowVisitor<'a> = dyn FnMut(Key, UnixSeconds, &[f32]) -> Result<()> + 'a;
+
 impl TableInner {
     pub(crate) fn new(id: TableId, schema: TableSchema, context: Arc<Context>, shards: usize) -> Result<TableInner> {
         context.cold.create_table(id, schema.row_bytes() + crate::cold::TIME_BYTES)?;
@@ -79,7 +81,7 @@ impl TableInner {
         let chunk = (inner.context.budget.limit() / shards / CHUNKS_A_SHARD).clamp(MIN_CHUNK_BYTES, MAX_CHUNK_BYTES);
         for _ in 0..shards {
             let schema = inner.schema();
-            let shard = Shard::new(&inner.env(&schema), chunk, Backing::Anonymous)?;
+            let shard = Shard::new(&inner.env(&schema), chunk, inner.context.slabs.clone())?;
             inner.shards.push(RwLock::new(shard));
         }
         Ok(inner)
@@ -137,7 +139,7 @@ impl TableInner {
     }
 
     /// Visits every live row of both tiers once: key, time, lanes.
-    pub(crate) fn for_each(&self, visit: &mut dyn FnMut(Key, UnixSeconds, &[f32]) -> Result<()>) -> Result<()> {
+    pub(crate) fn for_each(&self, visit: &mut RowVisitor<'_>) -> Result<()> {
         let (schema, clock) = (self.schema(), self.context.now());
         for shard in &self.shards {
             for (key, meta, lanes) in read(shard).iter() {

@@ -1,8 +1,8 @@
 //! Batched changes: prepare in every shard, which may fail and then changed nothing, then apply, which cannot fail.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::Ordering;
 use std::sync::RwLock;
+use std::sync::atomic::Ordering;
 
 use super::lookup::check_length;
 use super::{Table, TableInner};
@@ -176,8 +176,8 @@ impl TableInner {
     /// The cap on hot rows is soft: a batch's own rows pass it until the batch is done. A failure here shows at the next call.
     fn demote_to_cap(&self, schema: &TableSchema) {
         let Some(cap) = self.context.hot_rows else { return };
-        let share = cap.div_ceil(self.shards.len());
-        for shard in &self.shards {
+        for (at, shard) in self.shards.iter().enumerate() {
+            let share = (cap + at) / self.shards.len();
             if read(shard).hot_rows() > share
                 && let Err(error) = write(shard).demote_to(&self.env(schema), share)
             {

@@ -2,9 +2,9 @@
 #![forbid(unsafe_code)]
 
 use super::*;
-use crate::{Error, StoreOptions};
 use crate::train::data::Shape;
 use crate::train::data::synthetic::{Clicks, Synthetic};
+use crate::{Error, StoreOptions};
 
 fn source(samples: u64) -> Box<dyn Source> {
     Box::new(Synthetic::new(Clicks { samples, users: 300, items: 100, ..Clicks::default() }).unwrap())

@@ -33,9 +33,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let commits = args.commits.then(|| store.commits()).transpose()?;
     let last = store.last_commit();
     if args.json {
-        let table = |t: &embedrock::TableStats| {
-            json!({"name": t.name, "dim": t.dim, "rows": t.rows, "hot_rows": t.hot_rows, "memory_bytes": t.memory_bytes})
-        };
+        let table = |t: &embedrock::TableStats| json!({"name": t.name, "dim": t.dim, "rows": t.rows, "hot_rows": t.hot_rows, "memory_bytes": t.memory_bytes});
         let tables: Vec<_> = stats.tables.iter().map(table).collect();
         let commits = commits.map(|ids| ids.iter().map(ToString::to_string).collect::<Vec<_>>());
         output::json(&json!({

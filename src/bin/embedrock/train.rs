@@ -74,11 +74,8 @@ pub(crate) fn run(model: Model) -> Outcome {
     let Model::Deepfm(args) = model;
     let source = source(&args)?;
     // Real logs have gaps of weeks, and their times are trusted.
-    let options = StoreOptions::default()
-        .memory_budget(args.memory_budget)
-        .threads(args.threads)
-        .seed(args.seed)
-        .max_clock_step(u32::MAX);
+    let options =
+        StoreOptions::default().memory_budget(args.memory_budget).threads(args.threads).seed(args.seed).max_clock_step(u32::MAX);
     let store = Store::open(&args.store, args.hot_rows.map_or(options.clone(), |rows| options.hot_rows(rows)))?;
     let default_batch = if args.data.is_some() { DeepFmOptions::default().batch_size } else { 1024 };
     let options = DeepFmOptions {
@@ -98,7 +95,11 @@ pub(crate) fn run(model: Model) -> Outcome {
     let bar = bar(source.description().samples);
     let report = train_deepfm(&store, source, &options, &mut |progress| show(&bar, progress))?;
     bar.finish_and_clear();
-    if args.json { println!("{}", serde_json::to_string_pretty(&report)?) } else { println!("{report}") }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?)
+    } else {
+        println!("{report}")
+    }
     output::done()
 }
 
