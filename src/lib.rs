@@ -48,5 +48,5 @@ pub use verify::{Damage, VerifyReport, verify};
 /// A simulated disk that loses what was not synced, for tests.
 #[cfg(feature = "testing")]
 pub mod testing {
-    pub use crate::fs::{CrashMode, DirEntry, FaultKind, Fs, LockGuard, ReadFile, RealFs, SimFs, WriteFile};
+    pub use crate::fs::{CrashMode, DirEntry, FaultKind, FaultSpan, Fs, LockGuard, ReadFile, SimFs, SyncClass, WriteFile};
 }

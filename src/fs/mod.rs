@@ -1,5 +1,9 @@
 //! All file I/O but mappings and RocksDB, through one small trait, so that tests can cut the power.
 
+#![forbid(unsafe_code)]
+#![cfg_attr(not(any(test, feature = "testing")), allow(unreachable_pub, reason = "public to tests only, through `testing`"))]
+
+mod lock;
 pub(crate) mod names;
 mod real;
 #[cfg(any(test, feature = "testing"))]
@@ -7,9 +11,9 @@ mod sim;
 
 use std::path::Path;
 
-pub use real::RealFs;
+pub(crate) use real::RealFs;
 #[cfg(any(test, feature = "testing"))]
-pub use sim::{CrashMode, FaultKind, SimFs};
+pub use sim::{CrashMode, FaultKind, FaultSpan, SimFs, SyncClass};
 
 use crate::error::{Error, Result};
 
@@ -79,7 +83,20 @@ pub struct DirEntry {
 }
 
 /// Holds a lock until dropped.
-pub trait LockGuard: Send + Sync {}
+pub trait LockGuard: Send + Sync {
+    /// The process that took it: in a forked child it is another, and the guard holds nothing there.
+    fn owner(&self) -> u32;
+}
+
+/// Fills `buf` from `offset`; a file that ends before is damaged.
+pub(crate) fn read_exact_at(file: &dyn ReadFile, path: &Path, offset: u64, buf: &mut [u8]) -> Result<()> {
+    let read = file.read_at(offset, buf)?;
+    if read < buf.len() {
+        let at = offset.saturating_add(read as u64);
+        return Err(Error::corrupt(path, at, format!("the file ends {} bytes early", buf.len() - read)));
+    }
+    Ok(())
+}
 
 /// Reads a whole file of at most `limit` bytes.
 pub(crate) fn read_all(fs: &dyn Fs, path: &Path, limit: u64) -> Result<Vec<u8>> {
@@ -88,22 +105,35 @@ pub(crate) fn read_all(fs: &dyn Fs, path: &Path, limit: u64) -> Result<Vec<u8>> 
         return Err(Error::corrupt(path, limit, format!("the file has {} bytes, at most {limit} were expected", file.len())));
     }
     let mut bytes = vec![0; file.len() as usize];
-    let read = file.read_at(0, &mut bytes)?;
-    bytes.truncate(read);
+    read_exact_at(&*file, path, 0, &mut bytes)?;
     Ok(bytes)
 }
 
-/// Replaces a file whole: temporary, sync, rename, sync of the directory.
+/// Replaces a file whole: temporary, sync, rename, sync of the directory. On an error the old content stays, or, where only the
+/// last sync failed, either may be there after a crash.
 pub(crate) fn write_atomic(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> Result<()> {
-    let parent = path.parent().unwrap_or(path);
-    let temporary = names::temporary(parent, "file");
+    let parent = parent(path);
+    let name = path.file_name().map_or("file".into(), |name| name.to_string_lossy());
+    let temporary = names::temporary(parent, &name);
     if fs.exists(&temporary)? {
         fs.remove_file(&temporary)?;
     }
-    let mut file = fs.create(&temporary)?;
-    file.append(bytes)?;
-    file.sync()?;
-    drop(file);
-    fs.rename(&temporary, path)?;
+    let replaced = write_new(fs, &temporary, bytes).and_then(|()| fs.rename(&temporary, path));
+    if let Err(error) = replaced {
+        // Left behind it is only litter, which the next open removes.
+        let _ = fs.remove_file(&temporary);
+        return Err(error);
+    }
     fs.sync_dir(parent)
+}
+
+fn write_new(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = fs.create(path)?;
+    file.append(bytes)?;
+    file.sync()
+}
+
+/// The directory that a path's name stands in.
+pub(crate) fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

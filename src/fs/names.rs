@@ -59,8 +59,10 @@ pub(crate) fn parse_base(name: &str) -> Option<u64> {
     parse_number(name)
 }
 
+/// Only what the functions above write: no second spelling of a number.
 fn parse_number(text: &str) -> Option<u64> {
-    (text.len() >= 8 && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok()).flatten()
+    let plain = text.len() == 8 || (text.len() > 8 && !text.starts_with('0'));
+    (plain && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok()).flatten()
 }
 
 /// The live cold tier: a cache, made anew at every open.
@@ -81,4 +83,35 @@ pub(crate) fn trash(store: &Path, what: &str) -> PathBuf {
 /// Whether a name is of something to remove at open.
 pub(crate) fn is_litter(name: &str) -> bool {
     name.starts_with(TEMPORARY_PREFIX) || name.starts_with(TRASH_PREFIX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(path: &Path) -> &str {
+        path.file_name().unwrap().to_str().unwrap()
+    }
+
+    #[test]
+    fn numbers_go_to_names_and_back() {
+        let store = Path::new("s");
+        for number in [0, 1, 99_999_999, 100_000_000, u64::MAX] {
+            assert_eq!(parse_segment(name(&segment(store, number))), Some(number));
+            assert_eq!(parse_base(name(&base(store, number))), Some(number));
+        }
+        assert_eq!(segment(store, 7), Path::new("s/log/00000007.log"));
+        for other in
+            ["", ".log", "1.log", "0000001.log", "000000001.log", "0000000a.log", "+0000001.log", "00000001", "00000001.log2"]
+        {
+            assert_eq!(parse_segment(other), None, "{other}");
+        }
+        assert_eq!(parse_base("99999999999999999999"), None);
+    }
+
+    #[test]
+    fn only_unfinished_things_are_litter() {
+        assert!(is_litter(name(&temporary(Path::new("s"), "x"))) && is_litter(name(&trash(Path::new("s"), "x"))));
+        assert!(["IDENTITY", "LOCK", "DURABLE", "log", "base", "live"].into_iter().all(|name| !is_litter(name)));
+    }
 }

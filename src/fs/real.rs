@@ -1,19 +1,18 @@
 //! The file system of the machine.
 #![forbid(unsafe_code)]
 
-use std::collections::HashSet;
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
+use super::lock::RealLock;
 use super::{DirEntry, Fs, LockGuard, ReadFile, WriteFile};
 use crate::error::{Error, Result};
 
 /// See the module.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct RealFs;
+pub(crate) struct RealFs;
 
 struct RealFile {
     path: PathBuf,
@@ -33,7 +32,8 @@ impl Fs for RealFs {
     }
 
     fn open_write(&self, path: &Path) -> Result<Box<dyn WriteFile>> {
-        let file = OpenOptions::new().write(true).open(path).or_else(failed("open", path))?;
+        let opened = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
+        let file = opened.or_else(failed("open", path))?;
         let len = file.metadata().or_else(failed("look at", path))?.len();
         Ok(Box::new(RealFile { path: path.to_path_buf(), file, len }))
     }
@@ -52,7 +52,12 @@ impl Fs for RealFs {
         let mut entries = Vec::new();
         for entry in fs::read_dir(dir).or_else(failed("list", dir))? {
             let entry = entry.or_else(failed("list", dir))?;
-            let metadata = entry.metadata().or_else(failed("look at", &entry.path()))?;
+            let metadata = match entry.metadata() {
+                Ok(metadata) => metadata,
+                // Removed since the directory was read.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(Error::io("look at", &entry.path(), error)),
+            };
             let name = entry.file_name().to_string_lossy().into_owned();
             entries.push(DirEntry { name, is_dir: metadata.is_dir(), len: metadata.len() });
         }
@@ -99,7 +104,7 @@ impl WriteFile for RealFile {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
         // The kernel's short writes and interruptions are continued; nothing written at all is an error.
         self.file.write_all_at(bytes, offset).or_else(failed("write", &self.path))?;
-        self.len = self.len.max(offset + bytes.len() as u64);
+        self.len = self.len.max(offset.saturating_add(bytes.len() as u64));
         Ok(())
     }
 
@@ -120,7 +125,7 @@ impl ReadFile for RealFile {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
         let mut done = 0;
         while done < buf.len() {
-            match self.file.read_at(&mut buf[done..], offset + done as u64) {
+            match self.file.read_at(&mut buf[done..], offset.saturating_add(done as u64)) {
                 Ok(0) => break,
                 Ok(read) => done += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -131,50 +136,70 @@ impl ReadFile for RealFile {
     }
 }
 
-/// Locks of this process, by device and inode: the system's lock would let a second one through in places.
-static HELD: Mutex<Option<HashSet<(u64, u64)>>> = Mutex::new(None);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::{read_all, read_exact_at, write_atomic};
 
-struct RealLock {
-    _file: File,
-    place: (u64, u64),
-    process: u32,
-}
-
-impl RealLock {
-    fn take(path: &Path) -> Result<Box<dyn LockGuard>> {
-        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-        let mut file = opened.or_else(failed("open", path))?;
-        let metadata = file.metadata().or_else(failed("look at", path))?;
-        let place = (metadata.dev(), metadata.ino());
-        let store = path.parent().unwrap_or(path).to_path_buf();
-        let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = held.get_or_insert_default();
-        if held.contains(&place) {
-            return Err(Error::Locked { path: store, pid: Some(std::process::id()) });
-        }
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let pid = fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
-                return Err(Error::Locked { path: store, pid });
-            }
-            Err(TryLockError::Error(error)) => return Err(Error::io("lock", path, error)),
-        }
-        // The number only makes the message helpful; a full disk must not keep a store from being opened.
-        let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-        held.insert(place);
-        Ok(Box::new(RealLock { _file: file, place, process: std::process::id() }))
+    #[test]
+    fn files_are_made_once_and_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let mut file = RealFs.create(&path).unwrap();
+        assert!(matches!(RealFs.create(&path), Err(Error::Io { action: "create", .. })));
+        file.append(b"hello").unwrap();
+        file.write_at(1, b"a").unwrap();
+        file.append(b"!").unwrap();
+        file.sync().unwrap();
+        RealFs.sync_dir(dir.path()).unwrap();
+        assert_eq!((file.len(), read_all(&RealFs, &path, 6).unwrap()), (6, b"hallo!".to_vec()));
+        assert!(matches!(read_all(&RealFs, &path, 5), Err(Error::Corrupt { .. })));
+        let (reader, mut three) = (RealFs.open_read(&path).unwrap(), [0; 3]);
+        read_exact_at(&*reader, &path, 3, &mut three).unwrap();
+        assert_eq!(&three, b"lo!");
+        assert!(matches!(read_exact_at(&*reader, &path, 4, &mut three), Err(Error::Corrupt { .. })));
+        assert_eq!(
+            fs::metadata(&path).map(|m| std::os::unix::fs::PermissionsExt::mode(&m.permissions()) & 0o777).unwrap(),
+            0o600
+        );
+        let mut again = RealFs.open_write(&path).unwrap();
+        again.append(b"?").unwrap();
+        assert_eq!(again.len(), 7);
+        assert!(RealFs.open_write(&dir.path().join("b")).is_err());
     }
-}
 
-impl LockGuard for RealLock {}
+    #[test]
+    fn links_and_directories_are_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a"), "x").unwrap();
+        std::os::unix::fs::symlink(dir.path().join("a"), dir.path().join("link")).unwrap();
+        assert!(RealFs.open_read(&dir.path().join("link")).is_err());
+        assert!(RealFs.open_write(&dir.path().join("link")).is_err());
+        assert!(matches!(RealFs.open_read(dir.path()), Err(Error::Corrupt { .. })));
+        let entries = RealFs.list(dir.path()).unwrap();
+        assert_eq!(entries[0], DirEntry { name: "a".into(), is_dir: false, len: 1 });
+        assert_eq!(entries[1].name, "link");
+    }
 
-impl Drop for RealLock {
-    fn drop(&mut self) {
-        if std::process::id() == self.process
-            && let Some(held) = HELD.lock().unwrap_or_else(PoisonError::into_inner).as_mut()
-        {
-            held.remove(&self.place);
+    #[test]
+    fn a_full_disk_says_so() {
+        let full = Path::new("/dev/full");
+        if full.exists() {
+            assert!(matches!(RealFs.open_write(full).and_then(|mut f| f.append(b"x")), Err(Error::NoSpace { .. })));
         }
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_and_leaves_no_litter() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        for content in [&b"one"[..], b"two!"] {
+            write_atomic(&RealFs, &path, content).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), content);
+        }
+        assert_eq!(RealFs.list(dir.path()).unwrap().len(), 1);
+        RealFs.create_dir(&dir.path().join("d")).unwrap();
+        assert!(write_atomic(&RealFs, &dir.path().join("d"), b"x").is_err(), "over a directory");
+        assert_eq!(RealFs.list(dir.path()).unwrap().len(), 2);
     }
 }
