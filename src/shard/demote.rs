@@ -92,7 +92,9 @@ impl Shard {
     pub(super) fn forget(&mut self, key: Key, raw: u32) {
         self.index.remove(key, index_hash(mix(key)));
         self.tombstones -= usize::from(raw & TOMBSTONE_BIT != 0);
-        self.slab.release(raw & !TOMBSTONE_BIT);
+        let row = raw & !TOMBSTONE_BIT;
+        self.uncommitted -= usize::from(self.slab.meta(row).has(UNCOMMITTED));
+        self.slab.release(row);
     }
 
     /// Second chance over the buckets, halving touch counts; expired rows and tombstones at once, pinned rows never.

@@ -72,5 +72,6 @@ impl Shard {
             }
         }
         self.dirty.clear();
+        self.uncommitted = 0;
     }
 }

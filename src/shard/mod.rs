@@ -56,6 +56,8 @@ pub(crate) struct Shard {
     slab: Slab,
     /// Keys that became uncommitted since the last commit; may name rows that left since, or twice.
     dirty: Vec<Key>,
+    /// Rows in the slab whose flag says uncommitted.
+    uncommitted: usize,
     counts: Counts,
     /// Bytes of `counts` that the budget knows of.
     counts_bytes: usize,
@@ -89,8 +91,16 @@ impl Shard {
         let slab = Slab::new(env.schema.lanes(), chunk_bytes, backing);
         let index = Index::new();
         env.context.budget.reserve(index.memory_bytes())?;
-        let mut shard =
-            Shard { index, slab, dirty: Vec::new(), counts: Counts::default(), counts_bytes: 0, hand: 0, tombstones: 0 };
+        let mut shard = Shard {
+            index,
+            slab,
+            dirty: Vec::new(),
+            uncommitted: 0,
+            counts: Counts::default(),
+            counts_bytes: 0,
+            hand: 0,
+            tombstones: 0,
+        };
         if shard.grow(env)? {
             return Ok(shard);
         }
@@ -114,14 +124,9 @@ impl Shard {
         self.index.len() - self.tombstones
     }
 
-    /// Rows on the list of uncommitted ones, at most.
+    /// Hot rows whose last update no commit holds yet, tombstones too.
     pub(crate) fn uncommitted(&self) -> usize {
-        let flagged =
-            |key: &&Key| self.raw(**key).is_some_and(|raw| self.slab.meta(raw & !TOMBSTONE_BIT).has(crate::slab::UNCOMMITTED));
-        let mut keys: Vec<Key> = self.dirty.iter().filter(flagged).copied().collect();
-        keys.sort_unstable();
-        keys.dedup();
-        keys.len()
+        self.uncommitted
     }
 
     pub(crate) fn counts(&self) -> &Counts {
@@ -190,6 +195,7 @@ impl Shard {
         let meta = self.slab.meta_mut(row);
         if !meta.has(crate::slab::UNCOMMITTED) {
             meta.flags |= crate::slab::UNCOMMITTED;
+            self.uncommitted += 1;
             self.push_dirty(key, context);
         }
         self.slab.meta_mut(row).flags |= crate::slab::NEWER_THAN_COLD;
