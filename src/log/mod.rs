@@ -1,4 +1,5 @@
 //! The log: segments of checksummed frames. A reader reads; recovery decides.
+#![forbid(unsafe_code)]
 
 mod frame;
 mod mark;

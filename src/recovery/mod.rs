@@ -1,4 +1,5 @@
 //! Recovery: look at what is on disk, choose the history that leads to the wanted commit, rebuild the store from it.
+#![forbid(unsafe_code)]
 
 mod chain;
 mod identity;

@@ -1,4 +1,5 @@
 //! A shard: the rows of one part of a table's keys, index and slab and admission counts together. It knows no log.
+#![forbid(unsafe_code)]
 
 mod batch;
 mod demote;

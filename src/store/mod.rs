@@ -1,4 +1,5 @@
 //! The store: opened from what is on disk, committed, checkpointed, closed.
+#![forbid(unsafe_code)]
 
 mod digest;
 mod open;

@@ -1,4 +1,5 @@
 //! A table: batches of keys, split over shards, looked up, trained, assigned and removed.
+#![forbid(unsafe_code)]
 
 mod lookup;
 mod update;
