@@ -82,6 +82,7 @@ fn write_hot_rows(plan: &BasePlan<'_>, catalog: &Catalog, path: &Path) -> Result
         timeline: plan.begin.id.timeline,
         parent: plan.begin.id,
         parent_hash: plan.begin.hash,
+        continues: false,
     };
     let mut writer = LogWriter::create(plan.fs, path, &header)?;
     for table in catalog.tables() {
@@ -92,8 +93,7 @@ fn write_hot_rows(plan: &BasePlan<'_>, catalog: &Catalog, path: &Path) -> Result
         writer.append(&FrameBuf::state(chunk))?;
     }
     writer.append(&FrameBuf::commit(plan.begin))?;
-    writer.flush()?;
-    writer.sync()
+    writer.finish()
 }
 
 fn write_table(writer: &mut LogWriter, table: &TableInner) -> Result<()> {

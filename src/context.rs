@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::clock::Clock;
 use crate::cold::ColdTier;
@@ -12,11 +12,65 @@ use crate::types::{Key, TableId};
 
 /// Where after-images of uncommitted rows go before their rows leave memory.
 pub(crate) trait Journal: Send + Sync {
-    /// Appends images (key, time, lanes) to the open delta.
-    fn append_images(&self, table: TableId, lanes: usize, images: &[u8]) -> Result<()>;
+    /// Appends images (key, time, lanes) to the delta of an epoch: the one being written, or the next.
+    fn append_images(&self, table: TableId, epoch: u64, lanes: usize, images: &[u8]) -> Result<()>;
 
-    /// Appends removed keys to the open delta.
-    fn append_removed(&self, table: TableId, keys: &[Key]) -> Result<()>;
+    /// Appends removed keys to the delta of an epoch.
+    fn append_removed(&self, table: TableId, epoch: u64, keys: &[Key]) -> Result<()>;
+}
+
+/// Images that batches keep for the delta being written, until its writer comes by; and the wait when there are too many.
+#[derive(Debug)]
+pub(crate) struct Captures {
+    limit: usize,
+    used: AtomicUsize,
+    /// Why nobody empties the pool at the moment.
+    stuck: Mutex<Option<String>>,
+    changed: Condvar,
+}
+
+impl Captures {
+    pub(crate) fn new(limit: usize) -> Captures {
+        Captures { limit, used: AtomicUsize::new(0), stuck: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// Counts bytes that are kept; a batch in hand cannot be stopped, so the pool may be overdrawn by one batch a thread.
+    pub(crate) fn charge(&self, bytes: usize) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn release(&self, bytes: usize) {
+        if bytes > 0 {
+            self.used.fetch_sub(bytes, Ordering::Relaxed);
+            let _stuck = lock(&self.stuck);
+            self.changed.notify_all();
+        }
+    }
+
+    /// Says that a commit failed and waits to be tried again, or that one is under way.
+    pub(crate) fn set_stuck(&self, reason: Option<String>) {
+        *lock(&self.stuck) = reason;
+        self.changed.notify_all();
+    }
+
+    /// Waits until a batch that may keep `bytes` has room, or alone would not have it.
+    pub(crate) fn wait_for(&self, bytes: usize) -> Result<()> {
+        let fits = || {
+            let used = self.used.load(Ordering::Relaxed);
+            used == 0 || used.saturating_add(bytes) <= self.limit
+        };
+        if fits() {
+            return Ok(());
+        }
+        let mut stuck = lock(&self.stuck);
+        while !fits() {
+            if let Some(reason) = &*stuck {
+                return Err(Error::CommitFailed { reason: reason.clone() });
+            }
+            stuck = self.changed.wait(stuck).unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(())
+    }
 }
 
 /// Bytes that may be held, and are.
@@ -74,6 +128,9 @@ pub(crate) struct Context {
     /// Batches are applied holding it shared; a commit's cut holds it alone.
     pub(crate) gate: RwLock<()>,
     pub(crate) clock: Mutex<Clock>,
+    /// Counts the cuts: changes go into the delta of this epoch.
+    pub(crate) epoch: AtomicU64,
+    pub(crate) captures: Captures,
     /// Batches applied since the store was made; part of each commit.
     pub(crate) batches: AtomicU64,
     pub(crate) cold: Arc<dyn ColdTier>,
@@ -97,6 +154,11 @@ impl Context {
             None => Ok(()),
             Some(reason) => Err(Error::Poisoned { reason: reason.clone() }),
         }
+    }
+
+    /// The epoch of the delta that changes go into. Fixed while the gate is held.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
     }
 
     /// Counts a change that is no batch, so that a base written meanwhile knows.

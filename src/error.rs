@@ -180,6 +180,12 @@ pub enum Error {
         /// The first failure.
         reason: String,
     },
+    /// A commit failed half way and waits to be tried again; so many rows changed meanwhile that training has to wait for it.
+    #[error("a commit failed ({reason}) and training cannot go further without it: remove the cause and call commit again")]
+    CommitFailed {
+        /// How it failed.
+        reason: String,
+    },
     /// The cold tier failed.
     #[error("the cold tier failed to {action}: {message}")]
     Cold {

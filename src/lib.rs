@@ -36,11 +36,11 @@ pub use error::{Error, Result};
 pub use expiry::Expiry;
 pub use initializer::Initializer;
 pub use optimizer::Optimizer;
-pub use options::StoreOptions;
+pub use options::{CommitPolicy, StoreOptions};
 pub use plan::{Plan, plan};
 pub use restore::{RestoreReport, restore, restore_with};
 pub use schema::{Missing, TableSchema};
-pub use store::{Digest, RecoveryReport, Store, StoreStats, TableStats};
+pub use store::{Digest, RecoveryReport, Store, StoreStats, TableStats, Ticket};
 pub use table::{Table, Update};
 pub use types::{At, CommitHash, CommitId, Key, UnixSeconds};
 pub use verify::{Damage, VerifyReport, verify};
@@ -48,5 +48,7 @@ pub use verify::{Damage, VerifyReport, verify};
 /// A simulated disk that loses what was not synced, for tests.
 #[cfg(feature = "testing")]
 pub mod testing {
-    pub use crate::fs::{CrashMode, DirEntry, FaultKind, FaultSpan, Fs, LockGuard, ReadFile, SimFs, SyncClass, WriteFile};
+    pub use crate::fs::{
+        CrashMode, DirEntry, FaultKind, FaultSpan, Fs, LockGuard, ReadFile, SimFs, SyncClass, SyncFile, WriteFile,
+    };
 }

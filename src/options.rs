@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::fs::{Fs, RealFs};
 use crate::slab::Backing;
@@ -12,6 +13,40 @@ use crate::types::At;
 pub(crate) const DEFAULT_MEMORY_BUDGET: usize = 1 << 30;
 /// The farthest that an event time may be ahead of the clock where nothing is said: a day.
 pub(crate) const DEFAULT_MAX_CLOCK_STEP_SECS: u32 = 86_400;
+
+/// When [`Store::commit_if_due`](crate::Store::commit_if_due) commits: as soon as any of its limits is reached. Without limits, never.
+///
+/// ```
+/// use std::time::Duration;
+/// use embedrock::CommitPolicy;
+/// let policy = CommitPolicy::default().every(Duration::from_secs(60)).every_batches(10_000);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CommitPolicy {
+    pub(crate) batches: Option<u64>,
+    pub(crate) interval: Option<Duration>,
+    pub(crate) bytes: Option<u64>,
+}
+
+impl CommitPolicy {
+    /// After this many batches since the last commit.
+    #[must_use]
+    pub fn every_batches(self, batches: u64) -> Self {
+        CommitPolicy { batches: Some(batches), ..self }
+    }
+
+    /// After this long since the last commit.
+    #[must_use]
+    pub fn every(self, interval: Duration) -> Self {
+        CommitPolicy { interval: Some(interval), ..self }
+    }
+
+    /// Once the rows in memory that changed since the last commit hold this many bytes.
+    #[must_use]
+    pub fn every_bytes(self, bytes: u64) -> Self {
+        CommitPolicy { bytes: Some(bytes), ..self }
+    }
+}
 
 /// Options of [`Store::open`](crate::Store::open). What concerns speed and memory may differ at every open.
 ///
@@ -30,6 +65,7 @@ pub struct StoreOptions {
     pub(crate) max_clock_step: u32,
     pub(crate) allow_non_finite: bool,
     pub(crate) create: bool,
+    pub(crate) commit_policy: CommitPolicy,
     pub(crate) slabs: Backing,
     pub(crate) fs: Arc<dyn Fs>,
     /// The cold tier's in-memory twin instead of RocksDB.
@@ -48,6 +84,7 @@ impl Default for StoreOptions {
             max_clock_step: DEFAULT_MAX_CLOCK_STEP_SECS,
             allow_non_finite: false,
             create: true,
+            commit_policy: CommitPolicy::default(),
             slabs: Backing::Anonymous,
             fs: Arc::new(RealFs),
             twin: !cfg!(feature = "rocksdb"),
@@ -117,6 +154,13 @@ impl StoreOptions {
     #[must_use]
     pub fn create(mut self, create: bool) -> Self {
         self.create = create;
+        self
+    }
+
+    /// When [`Store::commit_if_due`](crate::Store::commit_if_due) commits. Default: never.
+    #[must_use]
+    pub fn commit_policy(mut self, policy: CommitPolicy) -> Self {
+        self.commit_policy = policy;
         self
     }
 

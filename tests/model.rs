@@ -8,6 +8,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+#[cfg(feature = "testing")]
+use embedrock::Ticket;
 use embedrock::{
     Admission, At, CommitId, Error, Expiry, Initializer, Optimizer, Store, StoreOptions, Table, TableSchema, Update, restore,
     verify,
@@ -27,8 +29,14 @@ enum Op {
     Remove(Vec<u64>),
     Prefetch(Vec<u64>),
     Commit,
+    /// Cuts a commit; the operations after it run while it is written.
+    BeginCommit,
+    StepCommit(usize),
     Checkpoint,
-    Crash { shards: usize, hot: Option<usize> },
+    Crash {
+        shards: usize,
+        hot: Option<usize>,
+    },
     OpenAt(usize),
     Restore(usize),
     Verify,
@@ -51,6 +59,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         3 => proptest::collection::vec(keys(), 0..6).prop_map(Op::Remove),
         2 => proptest::collection::vec(keys(), 0..6).prop_map(Op::Prefetch),
         4 => Just(Op::Commit),
+        4 => Just(Op::BeginCommit),
+        8 => (0usize..4).prop_map(Op::StepCommit),
         2 => Just(Op::Checkpoint),
         3 => (1usize..5, proptest::option::of(0usize..8)).prop_map(|(shards, hot)| Op::Crash { shards, hot }),
         1 => (0usize..6).prop_map(Op::OpenAt),
@@ -136,6 +146,8 @@ struct Run<'a> {
     model: Model,
     now: u32,
     commits: Vec<(CommitId, Model)>,
+    #[cfg(feature = "testing")]
+    pending: Option<(Ticket, Model)>,
 }
 
 impl Run<'_> {
@@ -158,6 +170,10 @@ impl Run<'_> {
     fn open(&mut self, options: StoreOptions) {
         self.table = None;
         self.store = None;
+        #[cfg(feature = "testing")]
+        {
+            self.pending = None;
+        }
         let store = Store::open(self.dir.join("store"), options).unwrap();
         self.table = Some(store.create_table(self.schema()).unwrap());
         self.store = Some(store);
@@ -219,8 +235,11 @@ impl Run<'_> {
             Op::Commit => {
                 let state = self.commits.len().to_string();
                 let id = self.store().commit(state.as_bytes()).unwrap();
+                self.settle();
                 self.commits.push((id, self.model.clone()));
             }
+            Op::BeginCommit => self.begin_commit(),
+            Op::StepCommit(keys) => self.step_commit(*keys),
             Op::Checkpoint => drop(self.store().checkpoint().unwrap()),
             Op::Crash { shards, hot } => {
                 let options = hot.map_or(self.options(), |hot| self.options().hot_rows(hot));
@@ -232,6 +251,36 @@ impl Run<'_> {
             Op::Verify => self.verify(),
         }
     }
+
+    #[cfg(feature = "testing")]
+    fn begin_commit(&mut self) {
+        let ticket = self.store().begin_commit(b"in steps").unwrap();
+        self.settle();
+        self.pending = Some((ticket, self.model.clone()));
+    }
+
+    #[cfg(feature = "testing")]
+    fn step_commit(&mut self, keys: usize) {
+        self.store().step_commit(keys).unwrap();
+        self.settle();
+    }
+
+    /// A pending commit counts from when its ticket says so, with the rows that there were at its cut.
+    #[cfg(feature = "testing")]
+    fn settle(&mut self) {
+        if let Some((ticket, model)) = self.pending.take_if(|(ticket, _)| ticket.is_durable()) {
+            self.commits.push((ticket.id(), model));
+        }
+    }
+
+    #[cfg(not(feature = "testing"))]
+    fn begin_commit(&mut self) {}
+
+    #[cfg(not(feature = "testing"))]
+    fn step_commit(&mut self, _: usize) {}
+
+    #[cfg(not(feature = "testing"))]
+    fn settle(&mut self) {}
 
     /// A crash forgets what no commit holds; event time goes on, as the clock of the world does.
     fn back_to_last_commit(&mut self) {
@@ -323,6 +372,8 @@ fn run(ops: &[Op], rules: Rules, twin: bool, hot: Option<usize>) {
         model: Model::default(),
         now: START,
         commits: Vec::new(),
+        #[cfg(feature = "testing")]
+        pending: None,
     };
     let options = hot.map_or(run.options(), |hot| run.options().hot_rows(hot));
     run.open(options.shards(2));

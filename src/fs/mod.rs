@@ -51,12 +51,20 @@ pub trait WriteFile: Send {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<()>;
     /// Makes the content durable.
     fn sync(&mut self) -> Result<()>;
+    /// A handle that makes durable what was written until it is called, while writing goes on.
+    fn syncer(&self) -> Result<Box<dyn SyncFile>>;
     /// The length.
     fn len(&self) -> u64;
     /// Whether there is nothing.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// Makes a file durable that another handle writes.
+pub trait SyncFile: Send {
+    /// As [`WriteFile::sync`].
+    fn sync(&self) -> Result<()>;
 }
 
 /// A file open to read.

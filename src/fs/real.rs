@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::lock::RealLock;
-use super::{DirEntry, Fs, LockGuard, ReadFile, WriteFile};
+use super::{DirEntry, Fs, LockGuard, ReadFile, SyncFile, WriteFile};
 use crate::error::{Error, Result};
 
 /// See the module.
@@ -109,11 +109,22 @@ impl WriteFile for RealFile {
     }
 
     fn sync(&mut self) -> Result<()> {
-        self.file.sync_data().or_else(failed("sync", &self.path))
+        SyncFile::sync(self)
+    }
+
+    fn syncer(&self) -> Result<Box<dyn SyncFile>> {
+        let file = self.file.try_clone().or_else(failed("open", &self.path))?;
+        Ok(Box::new(RealFile { path: self.path.clone(), file, len: self.len }))
     }
 
     fn len(&self) -> u64 {
         self.len
+    }
+}
+
+impl SyncFile for RealFile {
+    fn sync(&self) -> Result<()> {
+        self.file.sync_data().or_else(failed("sync", &self.path))
     }
 }
 

@@ -80,6 +80,11 @@ impl<'a> Counts<'a> {
 }
 
 impl<'a> Frame<'a> {
+    /// Whether the frame may belong to the delta after the one in which it stands.
+    pub(super) fn may_be_early(&self) -> bool {
+        matches!(self, Frame::Rows { .. } | Frame::Removed { .. })
+    }
+
     /// The frame of a kind and payload; `None` when they don't make one.
     pub(crate) fn decode(kind: u8, payload: &'a [u8]) -> Option<Frame<'a>> {
         let mut reader = Reader::new(payload);
@@ -114,6 +119,8 @@ impl<'a> Frame<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FrameBuf {
     pub(super) kind: u8,
+    /// Belongs to the delta after the one in which it stands.
+    pub(super) early: bool,
     pub(super) payload: Vec<u8>,
 }
 
@@ -122,7 +129,17 @@ impl FrameBuf {
         let mut payload = Vec::with_capacity(rest.len() + 8);
         payload.extend_from_slice(&table.0.to_le_bytes());
         payload.extend_from_slice(rest);
-        FrameBuf { kind, payload }
+        FrameBuf { kind, early: false, payload }
+    }
+
+    /// The frame as one of the delta after the one that it is written into: a row changed after the cut left memory before the
+    /// commit frame was written.
+    pub(crate) fn early(self) -> FrameBuf {
+        FrameBuf { early: true, ..self }
+    }
+
+    pub(super) fn is_commit(&self) -> bool {
+        self.kind == COMMIT
     }
 
     pub(crate) fn create_table(table: TableId, schema: &[u8]) -> FrameBuf {
@@ -143,7 +160,7 @@ impl FrameBuf {
         payload.extend_from_slice(&table.0.to_le_bytes());
         payload.extend_from_slice(&lanes.to_le_bytes());
         payload.extend_from_slice(images);
-        FrameBuf { kind: ROWS, payload }
+        FrameBuf { kind: ROWS, early: false, payload }
     }
 
     pub(crate) fn removed(table: TableId, keys: &[Key]) -> FrameBuf {
@@ -161,10 +178,10 @@ impl FrameBuf {
     }
 
     pub(crate) fn state(chunk: &[u8]) -> FrameBuf {
-        FrameBuf { kind: STATE, payload: chunk.to_vec() }
+        FrameBuf { kind: STATE, early: false, payload: chunk.to_vec() }
     }
 
     pub(crate) fn commit(record: &CommitRecord) -> FrameBuf {
-        FrameBuf { kind: COMMIT, payload: record.encode() }
+        FrameBuf { kind: COMMIT, early: false, payload: record.encode() }
     }
 }

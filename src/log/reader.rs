@@ -27,8 +27,8 @@ pub(crate) struct LogReader {
 /// What comes next in a segment.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Event<'a> {
-    /// A sound frame between two offsets.
-    Frame { offset: u64, end: u64, frame: Frame<'a> },
+    /// A sound frame between two offsets; an early one belongs to the next delta.
+    Frame { offset: u64, end: u64, early: bool, frame: Frame<'a> },
     /// The file ends after a whole frame.
     End { offset: u64 },
     /// The bytes from here are no frame: a tail that a crash cut, or damage. The reader cannot know which.
@@ -59,15 +59,13 @@ impl LogReader {
         self.chain
     }
 
-    /// Reads on, frame by frame, to `offset`, the beginning of a frame.
-    pub(crate) fn skip_to(&mut self, offset: u64) -> Result<()> {
-        while self.position() < offset {
-            match self.next()? {
-                Event::Frame { .. } => {}
-                Event::End { .. } | Event::Torn { .. } => break,
-            }
+    /// Goes to a frame whose offset, and the checksum before it, were seen before.
+    pub(crate) fn seek(&mut self, offset: u64, chain: u32) {
+        if offset != self.position() {
+            self.buffer.clear();
+            (self.base, self.used) = (offset, 0);
         }
-        Ok(())
+        self.chain = chain;
     }
 
     /// The next event; after `End` or `Torn` the same again.
@@ -83,7 +81,8 @@ impl LogReader {
         }
         let head = &self.buffer[self.used..self.used + FRAME_HEADER_BYTES];
         let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
-        let kind = head[4];
+        let (kind, early) = (head[4], head[5]);
+        let reserved = [head[6], head[7]];
         let sum = u32::from_le_bytes([head[8], head[9], head[10], head[11]]);
         let left = self.file.len().saturating_sub(offset + FRAME_HEADER_BYTES as u64);
         if length > MAX_PAYLOAD_BYTES || length as u64 > left {
@@ -98,12 +97,13 @@ impl LogReader {
         if found != sum {
             return torn(format!("the frame's checksum is {found:08x}, expected {sum:08x}"));
         }
-        let Some(frame) = Frame::decode(kind, &bytes[FRAME_HEADER_BYTES..]) else {
+        let sound = |frame: &Frame<'_>| reserved == [0; 2] && (early == 0 || early == 1 && frame.may_be_early());
+        let Some(frame) = Frame::decode(kind, &bytes[FRAME_HEADER_BYTES..]).filter(sound) else {
             return torn(format!("a frame of kind {kind} that does not decode"));
         };
         self.used += whole;
         self.chain = sum;
-        Ok(Event::Frame { offset, end: offset + whole as u64, frame })
+        Ok(Event::Frame { offset, end: offset + whole as u64, early: early == 1, frame })
     }
 
     /// Makes `want` bytes from the position on available; returns how many there are, at most `want`.

@@ -22,6 +22,8 @@ pub(crate) struct SegmentHeader {
     /// The commit that the first delta follows.
     pub(crate) parent: CommitId,
     pub(crate) parent_hash: CommitHash,
+    /// The early frames of the parent's delta belong to the first delta here: the same process went on.
+    pub(crate) continues: bool,
 }
 
 impl SegmentHeader {
@@ -35,6 +37,7 @@ impl SegmentHeader {
         out.extend_from_slice(&self.parent.timeline.to_le_bytes());
         out.extend_from_slice(&self.parent.sequence.to_le_bytes());
         out.extend_from_slice(&self.parent_hash.0);
+        out.push(u8::from(self.continues));
         out.resize(HEADER_BYTES - 4, 0);
         let sum = crc(0, &out);
         out.extend_from_slice(&sum.to_le_bytes());
@@ -74,6 +77,11 @@ impl SegmentHeader {
             timeline: reader.u64()?,
             parent: CommitId { timeline: reader.u64()?, sequence: reader.u64()? },
             parent_hash: CommitHash(reader.bytes(16)?.try_into().ok()?),
+            continues: match reader.u8()? {
+                0 => false,
+                1 => true,
+                _ => return None,
+            },
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Appends frames to a segment. What it does after a failure is nothing.
+//! Appends frames to a segment. A write that failed may be tried again; a sync may not: what it lost is unknown.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
@@ -6,8 +6,8 @@ use std::path::Path;
 use super::frame::FrameBuf;
 use super::segment::SegmentHeader;
 use crate::codec::crc;
-use crate::error::{Error, Result};
-use crate::fs::{Fs, WriteFile};
+use crate::error::Result;
+use crate::fs::{Fs, SyncFile, WriteFile};
 
 /// Bytes before a frame's payload: length, kind and three zero bytes, checksum.
 pub(super) const FRAME_HEADER_BYTES: usize = 12;
@@ -19,10 +19,10 @@ const BUFFER_BYTES: usize = 1 << 20;
 /// See the module.
 pub(crate) struct LogWriter {
     file: Box<dyn WriteFile>,
+    /// Frames from `written` on, not yet in the file.
     buffer: Vec<u8>,
-    position: u64,
+    written: u64,
     chain: u32,
-    failed: bool,
 }
 
 impl LogWriter {
@@ -34,12 +34,12 @@ impl LogWriter {
         file.append(&bytes)?;
         file.sync()?;
         fs.sync_dir(path.parent().unwrap_or(path))?;
-        Ok(LogWriter { file, buffer: Vec::new(), position: bytes.len() as u64, chain, failed: false })
+        Ok(LogWriter { file, buffer: Vec::new(), written: bytes.len() as u64, chain })
     }
 
     /// Bytes of the segment so far, those in the buffer included.
     pub(crate) fn position(&self) -> u64 {
-        self.position
+        self.written + self.buffer.len() as u64
     }
 
     /// The checksum of the last frame.
@@ -47,38 +47,42 @@ impl LogWriter {
         self.chain
     }
 
+    /// Adds a frame. If that fails the frame is not part of the segment, and all before it still are: call again when it is mended.
     pub(crate) fn append(&mut self, frame: &FrameBuf) -> Result<()> {
+        let (length, chain) = (self.buffer.len(), self.chain);
         let mut head = [0; 8];
         head[..4].copy_from_slice(&(frame.payload.len() as u32).to_le_bytes());
-        head[4] = frame.kind;
+        (head[4], head[5]) = (frame.kind, u8::from(frame.early));
         // The seed makes a frame out of its place fail; the checksum covers length and kind too.
         self.chain = crc(crc(self.chain, &head), &frame.payload);
         self.buffer.extend_from_slice(&head);
         self.buffer.extend_from_slice(&self.chain.to_le_bytes());
         self.buffer.extend_from_slice(&frame.payload);
-        self.position += (FRAME_HEADER_BYTES + frame.payload.len()) as u64;
-        if self.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
+        let is_full = self.buffer.len() >= BUFFER_BYTES;
+        let result = if is_full || frame.is_commit() { self.flush() } else { Ok(()) };
+        if result.is_err() {
+            self.buffer.truncate(length);
+            self.chain = chain;
+        }
+        result
     }
 
-    /// Hands the buffer to the file.
-    pub(crate) fn flush(&mut self) -> Result<()> {
-        self.guard(|writer| writer.file.append(&writer.buffer))?;
+    /// Hands the buffer to the file. What a failure left there is written over by the next attempt.
+    fn flush(&mut self) -> Result<()> {
+        self.file.write_at(self.written, &self.buffer)?;
+        self.written += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())
     }
 
-    /// Makes what was flushed durable.
-    pub(crate) fn sync(&mut self) -> Result<()> {
-        self.guard(|writer| writer.file.sync())
+    /// A handle that makes what is in the file durable, while others go on appending.
+    pub(crate) fn syncer(&self) -> Result<Box<dyn SyncFile>> {
+        self.file.syncer()
     }
 
-    /// After a failure it is unknown what the file holds: a second try could hide a loss.
-    fn guard(&mut self, act: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
-        if self.failed {
-            return Err(Error::Poisoned { reason: "an earlier write to the log failed".into() });
-        }
-        let result = act(self);
-        self.failed = result.is_err();
-        result
+    /// Makes all frames durable.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        self.flush()?;
+        self.file.sync()
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::chain::Chain;
-use super::survey::Survey;
+use super::survey::{Placed, Survey};
 use crate::catalog::{Catalog, LoadError};
 use crate::error::{Error, Result};
 use crate::fs::{Fs, names};
@@ -40,13 +40,16 @@ pub(crate) fn replay(
 ) -> Result<Rebuild> {
     let mut rebuilt = rebuilt;
     let mut open: Option<(usize, LogReader)> = None;
-    for (at, placed) in chain.after(base) {
+    let first = chain.commits.len() - chain.after(base).len();
+    for (place, (at, placed)) in chain.commits.iter().enumerate().skip(first) {
+        if let Some((before, early)) = place.checked_sub(1).and_then(|before| chain.commits.get(before))
+            && early.has_early
+            && (before == at || survey.segments[*at].header.continues)
+        {
+            load_early(&mut reader_at(fs, survey, &mut open, (*before, early))?, survey, (*before, early), catalog)?;
+        }
         let path = &survey.segments[*at].path;
-        let mut reader = match open.take() {
-            Some((same, reader)) if same == *at => reader,
-            _ => LogReader::open(fs, path)?,
-        };
-        reader.skip_to(placed.start)?;
+        let mut reader = reader_at(fs, survey, &mut open, (*at, placed))?;
         match load_until_commit(&mut reader, path, placed.start, catalog)? {
             Some(next) if next.record.hash == placed.record.hash => rebuilt = next,
             _ => return Err(Error::corrupt(path, placed.start, "the delta changed while it was read")),
@@ -54,6 +57,43 @@ pub(crate) fn replay(
         open = Some((*at, reader));
     }
     Ok(rebuilt)
+}
+
+/// A reader at the first frame of a delta; `open` is taken if it is of the same segment.
+fn reader_at(
+    fs: &dyn Fs,
+    survey: &Survey,
+    open: &mut Option<(usize, LogReader)>,
+    (at, placed): (usize, &Placed),
+) -> Result<LogReader> {
+    let mut reader = match open.take() {
+        Some((same, reader)) if same == at => reader,
+        _ => LogReader::open(fs, &survey.segments[at].path)?,
+    };
+    reader.seek(placed.start, placed.chain);
+    Ok(reader)
+}
+
+/// Loads what a delta holds of the one after it.
+fn load_early(reader: &mut LogReader, survey: &Survey, (at, placed): (usize, &Placed), catalog: &Catalog) -> Result<()> {
+    let path = &survey.segments[at].path;
+    while reader.position() < placed.end {
+        match reader.next()? {
+            Event::Frame { early: false, .. } => {}
+            Event::Frame { offset, frame, .. } => load_frame(&frame, path, offset, catalog)?,
+            Event::End { offset } | Event::Torn { offset, .. } => {
+                return Err(Error::corrupt(path, offset, "the delta changed while it was read"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn load_frame(frame: &Frame<'_>, path: &Path, offset: u64, catalog: &Catalog) -> Result<()> {
+    catalog.load(frame).map_err(|error| match error {
+        LoadError::Invalid(what) => Error::corrupt(path, offset, what),
+        LoadError::Failed(error) => error,
+    })
 }
 
 fn load_until_commit(reader: &mut LogReader, path: &Path, start: u64, catalog: &Catalog) -> Result<Option<Rebuild>> {
@@ -71,10 +111,8 @@ fn load_until_commit(reader: &mut LogReader, path: &Path, start: u64, catalog: &
                 catalog.load_commit(&record);
                 return Ok(Some(Rebuild { record, state: state.into() }));
             }
-            Event::Frame { offset, frame, .. } => catalog.load(&frame).map_err(|error| match error {
-                LoadError::Invalid(what) => Error::corrupt(path, offset.max(start), what),
-                LoadError::Failed(error) => error,
-            })?,
+            Event::Frame { early: true, .. } => {}
+            Event::Frame { offset, frame, .. } => load_frame(&frame, path, offset.max(start), catalog)?,
         }
     }
 }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use super::Identity;
@@ -11,8 +12,8 @@ use super::survey::Survey;
 use crate::catalog::Catalog;
 use crate::cold::ColdTier;
 use crate::cold::twin::{TwinCold, TwinOptions};
-use crate::context::{Budget, Context};
-use crate::delta::{DeltaLog, Tip};
+use crate::context::{Budget, Captures, Context};
+use crate::delta::{DeltaLog, FIRST_EPOCH, Tip};
 use crate::error::{Error, Result};
 use crate::fs::{Fs, names};
 use crate::log::CommitRecord;
@@ -23,6 +24,10 @@ use crate::options::StoreOptions;
 const COLD_SHARE: usize = 8;
 const MIN_COLD_BYTES: usize = 8 << 20;
 const MAX_COLD_BYTES: usize = 256 << 20;
+/// The share of the pool for images that a delta being written still needs, and its bounds.
+const CAPTURE_SHARE: usize = 32;
+const MIN_CAPTURE_BYTES: usize = 64 << 10;
+const MAX_CAPTURE_BYTES: usize = 64 << 20;
 /// Shards of a table, in small budgets and in large ones.
 const FEW_SHARDS: usize = 16;
 const MANY_SHARDS: usize = 64;
@@ -84,6 +89,8 @@ fn attempt(
         next_segment: survey.last_segment + 1,
     };
     let log = Arc::new(DeltaLog::new(Arc::clone(&site.fs), site.dir, site.identity.uuid, tip, Arc::clone(&poison)));
+    let captures = (options.memory_budget / CAPTURE_SHARE).clamp(MIN_CAPTURE_BYTES, MAX_CAPTURE_BYTES);
+    budget.reserve(captures)?;
     let context = Context {
         seed: site.identity.seed,
         allow_non_finite: options.allow_non_finite,
@@ -92,6 +99,8 @@ fn attempt(
         slabs: options.slabs.clone(),
         gate: RwLock::default(),
         clock: Mutex::default(),
+        epoch: AtomicU64::new(FIRST_EPOCH),
+        captures: Captures::new(captures),
         batches: Default::default(),
         cold,
         journal: Arc::clone(&log) as _,

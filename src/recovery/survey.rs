@@ -14,6 +14,10 @@ pub(crate) struct Placed {
     pub(crate) record: CommitRecord,
     pub(crate) start: u64,
     pub(crate) end: u64,
+    /// The checksum before its first frame.
+    pub(crate) chain: u32,
+    /// Whether frames of the next delta stand in it.
+    pub(crate) has_early: bool,
 }
 
 /// One file of the log.
@@ -92,7 +96,8 @@ fn read_segment(fs: &dyn Fs, path: &Path, number: u64, bytes: u64) -> Result<Seg
     let mut segment = Segment { number, path: path.to_path_buf(), bytes, header, commits: Vec::new(), torn: None };
     let mut start = reader.position();
     let mut parent = segment.header.parent_hash;
-    let mut frames = 0;
+    let (mut frames, mut has_early) = (0, false);
+    let mut first_chain = reader.chain();
     loop {
         let chain = reader.chain();
         match reader.next()? {
@@ -101,16 +106,19 @@ fn read_segment(fs: &dyn Fs, path: &Path, number: u64, bytes: u64) -> Result<Seg
                 segment.torn = Some((offset, what));
                 return Ok(segment);
             }
-            Event::Frame { offset, end, frame: Frame::Commit(record) } => {
+            Event::Frame { offset, end, frame: Frame::Commit(record), .. } => {
                 if record.parent != parent || record.frames != frames || !record.is_sealed_by(chain) {
                     segment.torn = Some((offset, "a commit that does not follow from what is before it".into()));
                     return Ok(segment);
                 }
                 (parent, frames) = (record.hash, 0);
-                segment.commits.push(Placed { record, start, end });
-                start = end;
+                segment.commits.push(Placed { record, start, end, chain: first_chain, has_early });
+                (start, first_chain, has_early) = (end, reader.chain(), false);
             }
-            Event::Frame { .. } => frames += 1,
+            Event::Frame { early, .. } => {
+                frames += 1;
+                has_early |= early;
+            }
         }
     }
 }

@@ -208,6 +208,9 @@ impl Shard {
     /// Applies what was prepared; returns the change in the number of rows and the rows touched.
     pub(crate) fn apply(&mut self, env: &Env<'_>, batch: Batch, values: &[f32], plan: &mut Plan) -> (i64, usize) {
         let dim = env.schema.dim();
+        if batch.op != Op::Prefetch {
+            self.catch_up(env.context);
+        }
         self.sum_duplicates(batch.op, dim, values, plan);
         let Plan { uniques, sums, .. } = plan;
         let (mut added, mut touched) = (0, 0);
@@ -264,6 +267,7 @@ impl Shard {
         if was_tombstone {
             return (0, false);
         }
+        self.keep_for_delta(unique.key, unique.row, env.context);
         self.slab.meta_mut(unique.row).flags |= TOMBSTONE;
         self.index.replace(unique.key, index_hash(mix(unique.key)), unique.row | TOMBSTONE_BIT);
         self.tombstones += 1;
@@ -278,13 +282,16 @@ impl Shard {
                 self.count(env, unique);
                 return (0, false);
             }
-            Kind::Live => {}
+            Kind::Live => self.keep_for_delta(unique.key, unique.row, env.context),
             Kind::Anew if !self.admits(env, batch, unique) => {
                 self.unpin(unique);
                 self.count(env, unique);
                 return (0, false);
             }
-            Kind::Anew => added = self.begin_anew(env, unique),
+            Kind::Anew => {
+                self.keep_for_delta(unique.key, unique.row, env.context);
+                added = self.begin_anew(env, unique);
+            }
             Kind::New => {
                 self.initialize(env, unique);
                 self.insert(unique.key, unique.row);

@@ -8,7 +8,7 @@ use super::{Env, Shard, index_hash};
 use crate::cold::ColdBatch;
 use crate::error::Result;
 use crate::index::{Index, TOMBSTONE_BIT};
-use crate::slab::{NEWER_THAN_COLD, PINNED, UNCOMMITTED};
+use crate::slab::{NEWER_THAN_COLD, PINNED};
 use crate::types::{Key, mix};
 
 /// Rows demoted at once are at least this share of the shard, so a full shard does not demote row by row.
@@ -93,7 +93,7 @@ impl Shard {
         self.index.remove(key, index_hash(mix(key)));
         self.tombstones -= usize::from(raw & TOMBSTONE_BIT != 0);
         let row = raw & !TOMBSTONE_BIT;
-        self.uncommitted -= usize::from(self.slab.meta(row).has(UNCOMMITTED));
+        self.uncommitted -= usize::from(self.slab.meta(row).has(self.uncommitted_bit()));
         self.slab.release(row);
     }
 
@@ -125,29 +125,18 @@ impl Shard {
     }
 
     fn write_cold(&mut self, env: &Env<'_>, victims: &[(Key, u32)]) -> Result<()> {
-        let (mut images, mut removed, mut batch, mut lanes) = (Vec::new(), Vec::new(), ColdBatch::new(), Vec::new());
+        self.log_uncommitted(env, victims)?;
+        let (mut batch, mut lanes) = (ColdBatch::new(), Vec::new());
         for &(key, raw) in victims {
             let row = raw & !TOMBSTONE_BIT;
             let meta = self.slab.meta(row);
-            let tombstone = raw & TOMBSTONE_BIT != 0;
-            if meta.has(UNCOMMITTED) && tombstone {
-                removed.push(key);
-            } else if meta.has(UNCOMMITTED) {
-                push_image(&mut images, key, meta.time, self.slab.row(row));
-            }
-            if tombstone {
+            if raw & TOMBSTONE_BIT != 0 {
                 batch.delete(mix(key));
             } else if meta.has(NEWER_THAN_COLD) {
                 lanes.clear();
                 push_lanes(&mut lanes, self.slab.row(row));
                 batch.put(mix(key), meta.time, &lanes);
             }
-        }
-        if !images.is_empty() {
-            env.context.journal.append_images(env.table, env.schema.lanes(), &images)?;
-        }
-        if !removed.is_empty() {
-            env.context.journal.append_removed(env.table, &removed)?;
         }
         if !batch.is_empty() {
             env.has_cold.store(true, Release);
@@ -157,21 +146,29 @@ impl Shard {
         Ok(())
     }
 
-    /// After a commit: writes the cold deletes of committed tombstones and frees their rows.
-    pub(crate) fn sweep_tombstones(&mut self, env: &Env<'_>) -> Result<()> {
-        if self.tombstones == 0 {
-            return Ok(());
-        }
-        let committed =
-            |&(_, raw): &(Key, u32)| raw & TOMBSTONE_BIT != 0 && !self.slab.meta(raw & !TOMBSTONE_BIT).has(UNCOMMITTED | PINNED);
-        let swept: Vec<(Key, u32)> = self.index.iter().filter(committed).collect();
-        if env.may_be_cold() {
-            let mut batch = ColdBatch::new();
-            swept.iter().for_each(|&(key, _)| batch.delete(mix(key)));
-            env.cold().write(env.table, &batch)?;
-        }
-        for (key, raw) in swept {
-            self.forget(key, raw);
+    /// Rows that are to leave memory before their delta was written go into the log now: into the delta being written those that
+    /// it is still owed, into the one after it those changed since its cut.
+    fn log_uncommitted(&self, env: &Env<'_>, victims: &[(Key, u32)]) -> Result<()> {
+        for (bit, epoch) in [(self.owed_bit(), self.epoch - 1), (self.uncommitted_bit(), self.epoch)] {
+            let (mut images, mut removed) = (Vec::new(), Vec::new());
+            for &(key, raw) in victims {
+                let row = raw & !TOMBSTONE_BIT;
+                let meta = self.slab.meta(row);
+                if !meta.has(bit) {
+                    continue;
+                }
+                if raw & TOMBSTONE_BIT != 0 {
+                    removed.push(key);
+                } else {
+                    push_image(&mut images, key, meta.time, self.slab.row(row));
+                }
+            }
+            if !images.is_empty() {
+                env.context.journal.append_images(env.table, epoch, env.schema.lanes(), &images)?;
+            }
+            if !removed.is_empty() {
+                env.context.journal.append_removed(env.table, epoch, &removed)?;
+            }
         }
         Ok(())
     }

@@ -1,17 +1,14 @@
-//! Filling a shard from a base or a delta, and emptying its uncommitted rows into one.
+//! Filling a shard from a base or a delta.
 #![forbid(unsafe_code)]
 
 use super::image::read_lanes;
 use super::{Env, Shard};
 use crate::error::Result;
 use crate::index::TOMBSTONE_BIT;
-use crate::slab::{NEWER_THAN_COLD, TOMBSTONE, UNCOMMITTED};
+use crate::slab::{NEWER_THAN_COLD, TOMBSTONE};
 use crate::types::{Key, UnixSeconds, mix};
 
 use super::index_hash;
-
-/// Takes a key and, unless it was removed, its time and lanes.
-type UncommittedVisitor<'a> = dyn FnMut(Key, Option<(UnixSeconds, &[f32])>) -> Result<()> + 'a;
 
 impl Shard {
     /// Puts a row as a base or a delta has it: newer than any cold copy, committed.
@@ -27,8 +24,8 @@ impl Shard {
     /// Removes a key as a delta does: a tombstone covers the cold copy that a base may hold.
     pub(crate) fn load_removed(&mut self, env: &Env<'_>, key: Key) -> Result<()> {
         let row = self.row_to_load(env, key, TOMBSTONE_BIT)?;
-        let meta = self.slab.meta_mut(row);
-        meta.flags = NEWER_THAN_COLD | TOMBSTONE;
+        self.slab.meta_mut(row).flags = NEWER_THAN_COLD | TOMBSTONE;
+        self.removed.push(key);
         Ok(())
     }
 
@@ -46,32 +43,5 @@ impl Shard {
         self.insert(key, row | bit);
         self.tombstones += usize::from(bit != 0);
         Ok(row)
-    }
-
-    /// Visits each uncommitted row, tombstones as `None`, in ascending key order.
-    pub(crate) fn for_each_uncommitted(&self, visit: &mut UncommittedVisitor<'_>) -> Result<()> {
-        let mut keys = self.dirty.clone();
-        keys.sort_unstable();
-        keys.dedup();
-        for key in keys {
-            match self.get(key) {
-                Some((meta, _)) if !meta.has(UNCOMMITTED) => {}
-                Some((meta, _)) if Shard::is_tombstone(meta) => visit(key, None)?,
-                Some((meta, lanes)) => visit(key, Some((meta.time, lanes)))?,
-                None => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// After a durable commit: nothing is uncommitted any more.
-    pub(crate) fn mark_committed(&mut self) {
-        for at in 0..self.dirty.len() {
-            if let Some(raw) = self.raw(self.dirty[at]) {
-                self.slab.meta_mut(raw & !TOMBSTONE_BIT).flags &= !UNCOMMITTED;
-            }
-        }
-        self.dirty.clear();
-        self.uncommitted = 0;
     }
 }

@@ -2,11 +2,13 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod capture;
 mod demote;
 mod image;
 mod load;
 
 pub(crate) use batch::{Batch, Op, Plan};
+pub(crate) use capture::Part;
 pub(crate) use image::{IMAGE_HEADER_BYTES, push_image, read_lanes, split_cold};
 
 use crate::admission::Counts;
@@ -16,7 +18,7 @@ use crate::error::Result;
 use crate::expiry::Expiry;
 use crate::index::{Index, TOMBSTONE_BIT};
 use crate::schema::TableSchema;
-use crate::slab::{Backing, RowMeta, Slab, TOMBSTONE};
+use crate::slab::{Backing, RowMeta, Slab};
 use crate::types::{Key, TableId, UnixSeconds, mix};
 
 /// Bytes charged for a key on the list of uncommitted rows.
@@ -55,10 +57,16 @@ pub(crate) struct Counters {
 pub(crate) struct Shard {
     index: Index,
     slab: Slab,
-    /// Keys that became uncommitted since the last commit; may name rows that left since, or twice.
+    /// The epoch of the delta that changes go into.
+    epoch: u64,
+    /// Keys that became uncommitted since the last cut; may name rows that left since, or twice.
     dirty: Vec<Key>,
-    /// Rows in the slab whose flag says uncommitted.
+    /// Rows in the slab that go into the delta of this epoch.
     uncommitted: usize,
+    /// What the delta of the epoch before still needs.
+    cut: capture::Cut,
+    /// Keys whose tombstones can be freed once the delta that holds them is durable, if they are tombstones still.
+    removed: Vec<Key>,
     counts: Counts,
     /// Bytes of `counts` that the budget knows of.
     counts_bytes: usize,
@@ -95,8 +103,11 @@ impl Shard {
         let mut shard = Shard {
             index,
             slab,
+            epoch: env.context.epoch(),
             dirty: Vec::new(),
             uncommitted: 0,
+            cut: capture::Cut::default(),
+            removed: Vec::new(),
             counts: Counts::default(),
             counts_bytes: 0,
             hand: 0,
@@ -117,7 +128,8 @@ impl Shard {
 
     /// Bytes of the budget that the shard holds.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.index.memory_bytes() + self.slab.memory_bytes() + self.dirty.capacity() * DIRTY_KEY_BYTES + self.counts_bytes
+        let lists = self.dirty.capacity() * DIRTY_KEY_BYTES + self.cut_bytes();
+        self.index.memory_bytes() + self.slab.memory_bytes() + lists + self.counts_bytes
     }
 
     /// Hot rows, tombstones not counted.
@@ -125,9 +137,9 @@ impl Shard {
         self.index.len() - self.tombstones
     }
 
-    /// Hot rows whose last update no commit holds yet, tombstones too.
+    /// Hot rows with updates that no commit holds yet, tombstones too; twice those in the delta being written and the next.
     pub(crate) fn uncommitted(&self) -> usize {
-        self.uncommitted
+        self.uncommitted + self.owed_rows()
     }
 
     pub(crate) fn counts(&self) -> &Counts {
@@ -193,9 +205,10 @@ impl Shard {
     }
 
     fn mark_uncommitted(&mut self, key: Key, row: u32, context: &Context) {
+        let bit = self.uncommitted_bit();
         let meta = self.slab.meta_mut(row);
-        if !meta.has(crate::slab::UNCOMMITTED) {
-            meta.flags |= crate::slab::UNCOMMITTED;
+        if !meta.has(bit) {
+            meta.flags |= bit;
             self.uncommitted += 1;
             self.push_dirty(key, context);
         }
@@ -210,7 +223,8 @@ impl Shard {
                 let mut keys = std::mem::take(&mut self.dirty);
                 keys.sort_unstable();
                 keys.dedup();
-                keys.retain(|&k| self.get(k).is_some_and(|(meta, _)| meta.has(crate::slab::UNCOMMITTED)));
+                let bit = self.uncommitted_bit();
+                keys.retain(|&k| self.get(k).is_some_and(|(meta, _)| meta.has(bit)));
                 self.dirty = keys;
             }
             self.dirty.reserve_exact((self.dirty.len() / 4).max(16));
@@ -231,9 +245,5 @@ impl Shard {
         context.budget.charge(bytes);
         context.budget.release(self.counts_bytes);
         self.counts_bytes = bytes;
-    }
-
-    fn is_tombstone(meta: RowMeta) -> bool {
-        meta.has(TOMBSTONE)
     }
 }

@@ -10,8 +10,10 @@ use chunk::Chunk;
 use crate::error::Result;
 use crate::types::UnixSeconds;
 
-/// The row goes into the next delta.
-pub(crate) const UNCOMMITTED: u16 = 1;
+/// The row goes into the delta of an even epoch, of an odd one: two, because the next delta fills while one is being written.
+pub(crate) const UNCOMMITTED: [u16; 2] = [1, 16];
+/// The row goes into some delta.
+pub(crate) const ANY_UNCOMMITTED: u16 = UNCOMMITTED[0] | UNCOMMITTED[1];
 /// The cold tier holds no copy of the row, or an older one: it must be written before it may be dropped.
 pub(crate) const NEWER_THAN_COLD: u16 = 2;
 /// The row belongs to the batch in hand and must stay hot.
@@ -64,6 +66,11 @@ impl Slab {
     /// Rows a chunk holds.
     pub(crate) fn chunk_rows(&self) -> usize {
         1 << self.chunk_shift
+    }
+
+    /// Bytes of a row's lanes.
+    pub(crate) fn row_bytes(&self) -> usize {
+        self.lanes * 4
     }
 
     /// Bytes one more chunk costs.

@@ -3,9 +3,12 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use super::Store;
+use super::commit::Due;
+use super::engine::Engine;
 use crate::error::{Error, Result};
 use crate::fs::{Fs, LockGuard, names};
 use crate::options::StoreOptions;
@@ -60,14 +63,21 @@ pub(super) fn open(dir: &Path, options: &StoreOptions) -> Result<Store> {
     };
     tracing::info!(dir = %dir.display(), "opened the store {report}");
     let next_base = next_base(&*fs, dir)?;
-    Ok(Store {
+    let batches = rebuilt.catalog.context.batches.load(Ordering::Relaxed);
+    let engine = Engine {
         dir: dir.to_path_buf(),
         fs,
         identity,
         catalog: rebuilt.catalog,
         log: rebuilt.log,
-        report,
+        pending: Mutex::default(),
         next_base: Mutex::new(next_base),
+    };
+    Ok(Store {
+        engine: Arc::new(engine),
+        report,
+        due: Mutex::new(Due::new(options.commit_policy, batches)),
+        workers: Mutex::default(),
         _lock: lock,
     })
 }

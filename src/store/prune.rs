@@ -1,7 +1,7 @@
 //! Retention: what no restorable commit needs any more is removed, once newer bases are durable.
 #![forbid(unsafe_code)]
 
-use super::Store;
+use super::engine::Engine;
 use crate::error::Result;
 use crate::fs::names;
 use crate::log::CommitRecord;
@@ -11,7 +11,7 @@ use crate::types::At;
 /// Valid bases that are kept, so that losing the newest is survived.
 const KEPT_BASES: usize = 2;
 
-impl Store {
+impl Engine {
     /// After a commit that made a base valid. A failure costs disk space, not data: it is logged, and the next one tries again.
     pub(super) fn prune(&self, record: &CommitRecord) {
         if record.base == 0 {

@@ -101,6 +101,10 @@ impl TableInner {
             check_length(what, keys.len() * schema.dim(), values.len(), keys.len())?;
             self.check_finite(op, keys, values, schema.dim())?;
         }
+        if op != Op::Prefetch {
+            let image_bytes = crate::shard::IMAGE_HEADER_BYTES + schema.row_bytes();
+            self.context.captures.wait_for(keys.len().saturating_mul(image_bytes))?;
+        }
         let mut plans = lock(&self.updates);
         let batch = self.begin(&schema, op, update)?;
         plans.resize_with(self.shards.len(), Plan::default);

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::disk::{NodeId, Pending, Refused, put};
-use super::{LockGuard, ReadFile, SimFs, State, SyncClass, WriteFile};
+use super::{LockGuard, ReadFile, SimFs, State, SyncClass, SyncFile, WriteFile};
 use crate::error::Result;
 
 /// Keeps a file's content while it is open, whether it has a name or not.
@@ -56,12 +56,22 @@ impl WriteFile for SimWriter {
     }
 
     fn sync(&mut self) -> Result<()> {
-        let Handle { fs, path, node } = &self.handle;
-        fs.act("sync", path, |state| sync(state, *node))
+        SyncFile::sync(self)
+    }
+
+    fn syncer(&self) -> Result<Box<dyn SyncFile>> {
+        Ok(Box::new(SimWriter::new(&self.handle.fs, &self.handle.path, self.handle.node, self.len)))
     }
 
     fn len(&self) -> u64 {
         self.len
+    }
+}
+
+impl SyncFile for SimWriter {
+    fn sync(&self) -> Result<()> {
+        let Handle { fs, path, node } = &self.handle;
+        fs.act("sync", path, |state| sync(state, *node))
     }
 }
 

@@ -19,7 +19,7 @@ pub use crash::CrashMode;
 use disk::{DirNode, Disk, FileNode, Node, NodeId, Refused, os_error};
 use handle::{SimLock, SimReader, SimWriter};
 
-use super::{DirEntry, Fs, LockGuard, ReadFile, WriteFile};
+use super::{DirEntry, Fs, LockGuard, ReadFile, SyncFile, WriteFile};
 use crate::error::{Error, Result};
 
 /// How a call is made to fail.

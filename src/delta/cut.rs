@@ -1,0 +1,120 @@
+//! A delta from its cut to its commit frame: what it must hold, and how far its writing got.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{DeltaLog, FRAME_BYTES};
+use crate::catalog::Catalog;
+use crate::context::{lock, write};
+use crate::error::Result;
+use crate::log::{CommitRecord, FrameBuf};
+use crate::shard::{IMAGE_HEADER_BYTES, Part};
+use crate::table::TableInner;
+
+/// Keys looked up under one lock of a shard, so that no batch waits long for the delta's writer.
+const KEYS_A_VISIT: usize = 512;
+
+/// See the module. A failed write leaves it as it was: [`Cut::write`] goes on from there.
+pub(crate) struct Cut {
+    pub(super) epoch: u64,
+    /// The commit record, but for what only the log knows at the end.
+    pub(super) record: CommitRecord,
+    pub(super) trainer_state: Arc<[u8]>,
+    tables: Vec<Arc<TableInner>>,
+    table: usize,
+    shard: usize,
+    /// Moved out of its shard, not yet in the log.
+    part: Part,
+    state_written: usize,
+}
+
+impl Cut {
+    /// Cuts between two batches. The gate is held alone for no longer than `trainer_state` and a few loads take.
+    pub(crate) fn take(log: &DeltaLog, catalog: &Catalog, trainer_state: impl FnOnce() -> Vec<u8>) -> Result<Cut> {
+        let context = &catalog.context;
+        let _gate = write(&context.gate);
+        context.check_writable()?;
+        let trainer_state: Arc<[u8]> = trainer_state().into();
+        let record = CommitRecord { state_bytes: trainer_state.len() as u64, ..log.next_record(describe(catalog)) };
+        let epoch = context.epoch.fetch_add(1, Ordering::AcqRel);
+        let tables = catalog.tables();
+        Ok(Cut { epoch, record, trainer_state, tables, table: 0, shard: 0, part: Part::default(), state_written: 0 })
+    }
+
+    /// What the commit will be called.
+    pub(crate) fn record(&self) -> &CommitRecord {
+        &self.record
+    }
+
+    /// Moves rows from the shards, as they stood at the cut, and the trainer's state into the log.
+    pub(super) fn write(&mut self, log: &DeltaLog) -> Result<()> {
+        while self.write_some(log, KEYS_A_VISIT)? {}
+        Ok(())
+    }
+
+    /// Moves the rows of up to `keys` keys, or a piece of the state; returns whether there may be more.
+    pub(super) fn write_some(&mut self, log: &DeltaLog, keys: usize) -> Result<bool> {
+        if let Some(table) = self.tables.get(self.table) {
+            write_part(log, table, &mut self.part)?;
+            match table.shards().get(self.shard) {
+                Some(shard) => self.shard += usize::from(write(shard).capture(&table.context, keys, &mut self.part)),
+                None => (self.table, self.shard) = (self.table + 1, 0),
+            }
+            return Ok(true);
+        }
+        let end = (self.state_written + FRAME_BYTES).min(self.trainer_state.len());
+        if end > self.state_written {
+            log.append_now(&FrameBuf::state(&self.trainer_state[self.state_written..end]))?;
+            self.state_written = end;
+        }
+        Ok(end < self.trainer_state.len())
+    }
+
+    /// Once durable: counts nothing as uncommitted that is committed, and frees removed rows.
+    pub(crate) fn settle(&self) -> Result<()> {
+        for table in &self.tables {
+            let schema = table.schema();
+            for shard in table.shards() {
+                write(shard).committed();
+                while !write(shard).sweep_tombstones(&table.env(&schema))? {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes a part and empties it piece by piece, so that after a failure what is left is what was not written.
+fn write_part(log: &DeltaLog, table: &TableInner, part: &mut Part) -> Result<()> {
+    let lanes = table.schema().lanes();
+    let image_bytes = IMAGE_HEADER_BYTES + lanes * 4;
+    while !part.images.is_empty() {
+        let end = part.images.len().min((FRAME_BYTES / image_bytes).max(1) * image_bytes);
+        let start = part.images.len() - end;
+        log.append_now(&FrameBuf::rows(table.id, lanes as u32, &part.images[start..]))?;
+        part.images.truncate(start);
+    }
+    while !part.removed.is_empty() {
+        let start = part.removed.len() - part.removed.len().min(FRAME_BYTES / 8);
+        log.append_now(&FrameBuf::removed(table.id, &part.removed[start..]))?;
+        part.removed.truncate(start);
+    }
+    while !part.counts.is_empty() {
+        let start = part.counts.len() - part.counts.len().min(FRAME_BYTES / 12);
+        log.append_now(&FrameBuf::counts(table.id, &part.counts[start..]))?;
+        part.counts.truncate(start);
+    }
+    Ok(())
+}
+
+/// What a commit record says of the store as it stands: clock, batches, rows.
+fn describe(catalog: &Catalog) -> CommitRecord {
+    let rows = |table: &Arc<TableInner>| (table.id, u64::try_from(table.counters().rows.load(Ordering::Relaxed)).unwrap_or(0));
+    CommitRecord {
+        clock: lock(&catalog.context.clock).latest(),
+        batches: catalog.context.batches.load(Ordering::Relaxed),
+        rows: catalog.tables().iter().map(rows).collect(),
+        next_table: catalog.next_table(),
+        ..CommitRecord::default()
+    }
+}

@@ -1,0 +1,239 @@
+//! The log as it grows: frames of the delta being written and of the one after it, and the commit frame that closes a delta.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+
+use super::{Cut, FIRST_EPOCH, FRAME_BYTES};
+use crate::context::{Journal, lock};
+use crate::error::{Error, Result};
+use crate::fs::{Fs, names};
+use crate::log::{CommitRecord, FrameBuf, LogWriter, Mark, MarkRecord, SegmentHeader};
+use crate::shard::IMAGE_HEADER_BYTES;
+use crate::types::{CommitId, Key, TableId};
+
+/// A segment is closed at the first commit after this many bytes.
+const SEGMENT_BYTES: u64 = 256 << 20;
+/// With so much not yet durable, most is synced ahead of the commit frame, while others may go on appending.
+const SYNC_AHEAD_BYTES: u64 = 1 << 20;
+
+/// Where the log goes on.
+pub(crate) struct Tip {
+    pub(crate) record: CommitRecord,
+    pub(crate) state: Arc<[u8]>,
+    pub(crate) timeline: u64,
+    pub(crate) next_segment: u64,
+}
+
+/// See the module.
+pub(crate) struct DeltaLog {
+    fs: Arc<dyn Fs>,
+    dir: PathBuf,
+    uuid: [u8; 16],
+    poison: Arc<OnceLock<String>>,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// The last durable commit.
+    tip: Tip,
+    writer: Option<LogWriter>,
+    mark: Option<Mark>,
+    /// The epoch of the delta being written.
+    epoch: u64,
+    /// Frames of the delta being written, and whether any belongs to the next.
+    frames: u64,
+    has_early: bool,
+    /// Whether the last delta held frames of the one being written.
+    continues: bool,
+    synced: u64,
+    /// The newest base that was completed by this process, and the newest that a commit made valid.
+    base: u64,
+    valid_base: u64,
+}
+
+impl Journal for DeltaLog {
+    fn append_images(&self, table: TableId, epoch: u64, lanes: usize, images: &[u8]) -> Result<()> {
+        let size = IMAGE_HEADER_BYTES + lanes * 4;
+        for chunk in images.chunks((FRAME_BYTES / size).max(1) * size) {
+            self.append(epoch, FrameBuf::rows(table, lanes as u32, chunk))?;
+        }
+        Ok(())
+    }
+
+    fn append_removed(&self, table: TableId, epoch: u64, keys: &[Key]) -> Result<()> {
+        for chunk in keys.chunks(FRAME_BYTES / size_of::<Key>()) {
+            self.append(epoch, FrameBuf::removed(table, chunk))?;
+        }
+        Ok(())
+    }
+}
+
+impl DeltaLog {
+    pub(crate) fn new(fs: Arc<dyn Fs>, dir: &Path, uuid: [u8; 16], tip: Tip, poison: Arc<OnceLock<String>>) -> DeltaLog {
+        let state = State {
+            tip,
+            writer: None,
+            mark: None,
+            epoch: FIRST_EPOCH,
+            frames: 0,
+            has_early: false,
+            continues: false,
+            synced: 0,
+            base: 0,
+            valid_base: 0,
+        };
+        DeltaLog { fs, dir: dir.to_path_buf(), uuid, poison, state: Mutex::new(state) }
+    }
+
+    /// The last durable commit, which the next one follows, and its state.
+    pub(crate) fn tip(&self) -> (CommitRecord, Arc<[u8]>) {
+        let state = lock(&self.state);
+        (state.tip.record.clone(), Arc::clone(&state.tip.state))
+    }
+
+    /// Sets what the next commit follows, once recovery has rebuilt it.
+    pub(crate) fn set_tip(&self, record: CommitRecord, trainer_state: Arc<[u8]>) {
+        let mut state = lock(&self.state);
+        (state.tip.record, state.tip.state) = (record, trainer_state);
+    }
+
+    /// The segment in which the next delta begins.
+    pub(crate) fn segment(&self) -> u64 {
+        let state = lock(&self.state);
+        state.writer.as_ref().map_or(state.tip.next_segment, |_| state.tip.next_segment - 1)
+    }
+
+    /// From now on cuts say that base `number` is complete.
+    pub(crate) fn set_base(&self, number: u64) {
+        lock(&self.state).base = number;
+    }
+
+    /// The record of the commit that a cut made now leads to. Only a base complete by now is made valid by it.
+    pub(super) fn next_record(&self, described: CommitRecord) -> CommitRecord {
+        let state = lock(&self.state);
+        let parent = &state.tip.record;
+        let id = CommitId { timeline: state.tip.timeline, sequence: parent.id.sequence + 1 };
+        CommitRecord { id, parent: parent.hash, base: state.base, ..described }
+    }
+
+    fn poison(&self, reason: &str) {
+        let _ = self.poison.set(reason.to_owned());
+    }
+
+    /// Makes a table's creation, settings or end part of the delta that is open while no commit is under way.
+    pub(crate) fn append_now(&self, frame: &FrameBuf) -> Result<()> {
+        append(&mut *self.writable()?, frame)
+    }
+
+    /// Until a commit frame follows, what is appended counts for nothing.
+    fn append(&self, epoch: u64, frame: FrameBuf) -> Result<()> {
+        let mut state = self.writable()?;
+        let early = epoch > state.epoch;
+        append(&mut state, &if early { frame.early() } else { frame })?;
+        state.has_early |= early;
+        Ok(())
+    }
+
+    /// The state, with a segment open.
+    fn writable(&self) -> Result<MutexGuard<'_, State>> {
+        if let Some(reason) = self.poison.get() {
+            return Err(Error::Poisoned { reason: reason.clone() });
+        }
+        let mut state = lock(&self.state);
+        if state.writer.is_none() {
+            state.writer = Some(self.create_segment(&mut state)?);
+            (state.frames, state.has_early, state.synced) = (0, false, 0);
+        }
+        Ok(state)
+    }
+
+    fn create_segment(&self, state: &mut State) -> Result<LogWriter> {
+        let number = state.tip.next_segment;
+        let header = SegmentHeader {
+            store: self.uuid,
+            segment: number,
+            timeline: state.tip.timeline,
+            parent: state.tip.record.id,
+            parent_hash: state.tip.record.hash,
+            continues: state.continues,
+        };
+        // Never used again, even if the creation fails half way.
+        state.tip.next_segment += 1;
+        LogWriter::create(&*self.fs, &names::segment(&self.dir, number), &header)
+    }
+
+    /// Writes what a cut still owes the log, closes its delta and makes it durable.
+    ///
+    /// On an error the cut can be finished by another call; or, after a sync that failed, the store is poisoned.
+    pub(crate) fn finish(&self, cut: &mut Cut) -> Result<CommitRecord> {
+        cut.write(self)?;
+        self.sync_ahead()?;
+        let mut state = self.writable()?;
+        if state.mark.is_none() {
+            state.mark = Some(Mark::open_or_create(&*self.fs, &names::durable(&self.dir))?);
+        }
+        let syncer = writer(&mut state)?.syncer()?;
+        let mut record = CommitRecord { frames: state.frames, ..cut.record.clone() };
+        let writer = writer(&mut state)?;
+        record.seal(writer.chain());
+        writer.append(&FrameBuf::commit(&record))?;
+        let offset = writer.position();
+        let segment = state.tip.next_segment - 1;
+        // From here on frames belong to the next delta, and no longer stand early.
+        state.epoch = cut.epoch + 1;
+        (state.continues, state.frames, state.has_early) = (state.has_early, 0, false);
+        let mut state = if offset >= SEGMENT_BYTES || record.base > state.valid_base {
+            // Nothing may be appended behind a commit that ends its segment.
+            self.sync(&*syncer)?;
+            (state.writer, state.valid_base) = (None, record.base);
+            state
+        } else {
+            drop(state);
+            self.sync(&*syncer)?;
+            lock(&self.state)
+        };
+        state.synced = offset;
+        let mark = MarkRecord { segment, offset, id: record.id, hash: record.hash };
+        if let Some(Err(error)) = state.mark.as_mut().map(|file| file.publish(mark)) {
+            tracing::warn!(%error, "the commit is durable, but its mark could not be published");
+            state.mark = None;
+        }
+        state.tip.record = record.clone();
+        state.tip.state = Arc::clone(&cut.trainer_state);
+        Ok(record)
+    }
+
+    /// Writes a little of a cut; returns whether there may be more. For tests that change the store in between.
+    #[cfg(feature = "testing")]
+    pub(crate) fn write_some(&self, cut: &mut Cut, keys: usize) -> Result<bool> {
+        cut.write_some(self, keys)
+    }
+
+    fn sync_ahead(&self) -> Result<()> {
+        let mut state = self.writable()?;
+        let writer = writer(&mut state)?;
+        let (syncer, position) = (writer.syncer()?, writer.position());
+        if position.saturating_sub(state.synced) >= SYNC_AHEAD_BYTES {
+            drop(state);
+            self.sync(&*syncer)?;
+            lock(&self.state).synced = position;
+        }
+        Ok(())
+    }
+
+    /// After a failed sync it is unknown what reached the disk: the commit may come back or not, so nothing may follow it.
+    fn sync(&self, syncer: &dyn crate::fs::SyncFile) -> Result<()> {
+        syncer.sync().inspect_err(|error| self.poison(&error.to_string()))
+    }
+}
+
+fn append(state: &mut State, frame: &FrameBuf) -> Result<()> {
+    writer(state)?.append(frame)?;
+    state.frames += 1;
+    Ok(())
+}
+
+fn writer(state: &mut State) -> Result<&mut LogWriter> {
+    state.writer.as_mut().ok_or_else(|| Error::Poisoned { reason: "the log has no open segment".into() })
+}

@@ -1,0 +1,159 @@
+//! What a shard gives to the delta that is being written: the rows as they stood at its cut, while training goes on.
+//!
+//! A cut is no more than the next epoch. Whoever changes the shard first, a batch or the delta's writer, sets the list of
+//! uncommitted rows aside; a batch that is about to change one of them keeps its image first.
+#![forbid(unsafe_code)]
+
+use super::image::push_image;
+use super::{DIRTY_KEY_BYTES, Env, IMAGE_HEADER_BYTES, Shard};
+use crate::cold::ColdBatch;
+use crate::context::Context;
+use crate::error::Result;
+use crate::index::TOMBSTONE_BIT;
+use crate::slab::{ANY_UNCOMMITTED, PINNED, TOMBSTONE, UNCOMMITTED};
+use crate::types::{Key, mix};
+
+/// Tombstones freed under one lock.
+const TOMBSTONES_A_VISIT: usize = 4096;
+
+/// A part of a delta, on its way from a shard to the log.
+#[derive(Debug, Default)]
+pub(crate) struct Part {
+    /// Rows, as [`push_image`] writes them.
+    pub(crate) images: Vec<u8>,
+    pub(crate) removed: Vec<Key>,
+    /// Admission counts, 0 for a key that is gone.
+    pub(crate) counts: Vec<(Key, u32)>,
+}
+
+/// What a shard still owes to the delta being written.
+#[derive(Debug, Default)]
+pub(super) struct Cut {
+    keys: Vec<Key>,
+    next: usize,
+    kept: Part,
+    /// Rows that were uncommitted at the cut.
+    rows: usize,
+}
+
+impl Shard {
+    /// Sets aside what belongs to the delta that was cut since the last call.
+    pub(super) fn catch_up(&mut self, context: &Context) {
+        let epoch = context.epoch();
+        if self.epoch == epoch {
+            return;
+        }
+        // At most one behind: the writer of a delta visits every shard before the next cut.
+        self.epoch = epoch;
+        self.cut = Cut {
+            keys: std::mem::take(&mut self.dirty),
+            next: 0,
+            kept: Part { counts: self.counts.drain_changes(), ..Part::default() },
+            rows: std::mem::take(&mut self.uncommitted),
+        };
+    }
+
+    pub(super) fn uncommitted_bit(&self) -> u16 {
+        UNCOMMITTED[(self.epoch & 1) as usize]
+    }
+
+    pub(super) fn owed_bit(&self) -> u16 {
+        UNCOMMITTED[((self.epoch + 1) & 1) as usize]
+    }
+
+    pub(super) fn owed_rows(&self) -> usize {
+        self.cut.rows
+    }
+
+    /// Bytes of the lists, without the images, which the capture pool counts.
+    pub(super) fn cut_bytes(&self) -> usize {
+        self.cut.keys.capacity() * DIRTY_KEY_BYTES
+    }
+
+    /// Before a batch changes a row: if the delta being written still needs it, its image is kept.
+    pub(super) fn keep_for_delta(&mut self, key: Key, row: u32, context: &Context) {
+        if !self.slab.meta(row).has(self.owed_bit()) {
+            return;
+        }
+        let before = self.cut.kept.images.len();
+        let mut kept = std::mem::take(&mut self.cut.kept);
+        self.move_out(key, row, &mut kept);
+        self.cut.kept = kept;
+        context.captures.charge(self.cut.kept.images.len() - before);
+    }
+
+    fn move_out(&mut self, key: Key, row: u32, part: &mut Part) {
+        let owed = self.owed_bit();
+        let meta = self.slab.meta_mut(row);
+        meta.flags &= !owed;
+        let meta = *meta;
+        if meta.has(TOMBSTONE) {
+            part.removed.push(key);
+            self.removed.push(key);
+        } else {
+            push_image(&mut part.images, key, meta.time, self.slab.row(row));
+        }
+    }
+
+    /// Moves rows of the delta being written to `part`, those of up to `keys` keys and those kept by batches; returns whether
+    /// these were the last.
+    pub(crate) fn capture(&mut self, context: &Context, keys: usize, part: &mut Part) -> bool {
+        self.catch_up(context);
+        let kept = std::mem::take(&mut self.cut.kept);
+        context.captures.release(kept.images.len());
+        part.images.extend_from_slice(&kept.images);
+        part.removed.extend_from_slice(&kept.removed);
+        part.counts.extend_from_slice(&kept.counts);
+        let end = (self.cut.next + keys).min(self.cut.keys.len());
+        part.images.reserve((end - self.cut.next) * (IMAGE_HEADER_BYTES + self.slab.row_bytes()));
+        for at in self.cut.next..end {
+            let key = self.cut.keys[at];
+            if let Some(raw) = self.raw(key) {
+                let row = raw & !TOMBSTONE_BIT;
+                if self.slab.meta(row).has(self.owed_bit()) {
+                    self.move_out(key, row, part);
+                }
+            }
+        }
+        self.cut.next = end;
+        let done = end == self.cut.keys.len();
+        if done {
+            context.budget.release(self.cut_bytes());
+            (self.cut.keys, self.cut.next) = (Vec::new(), 0);
+        }
+        done
+    }
+
+    /// Once the delta is durable.
+    pub(crate) fn committed(&mut self) {
+        self.cut.rows = 0;
+    }
+
+    /// Writes the cold deletes of committed tombstones and frees their rows; returns whether these were all that could be freed.
+    pub(crate) fn sweep_tombstones(&mut self, env: &Env<'_>) -> Result<bool> {
+        let visit = self.removed.len().min(TOMBSTONES_A_VISIT);
+        let mut candidates: Vec<Key> = self.removed[self.removed.len() - visit..].to_vec();
+        candidates.sort_unstable();
+        candidates.dedup();
+        let mut swept = Vec::new();
+        for key in candidates {
+            if let Some(raw) = self.raw(key).filter(|raw| raw & TOMBSTONE_BIT != 0) {
+                let meta = self.slab.meta(raw & !TOMBSTONE_BIT);
+                // One that a batch holds or changed again comes back with a later delta.
+                if !meta.has(ANY_UNCOMMITTED | PINNED) {
+                    swept.push((key, raw));
+                }
+            }
+        }
+        if env.may_be_cold() && !swept.is_empty() {
+            let mut batch = ColdBatch::new();
+            swept.iter().for_each(|&(key, _)| batch.delete(mix(key)));
+            env.cold().write(env.table, &batch)?;
+        }
+        for (key, raw) in swept {
+            self.forget(key, raw);
+        }
+        self.removed.truncate(self.removed.len() - visit);
+        Ok(self.removed.is_empty())
+    }
+}

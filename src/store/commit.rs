@@ -1,0 +1,200 @@
+//! Commits as their users see them: now or in the background, when asked or when due.
+#![forbid(unsafe_code)]
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Instant;
+
+use super::Store;
+use crate::context::lock;
+use crate::delta::Cut;
+use crate::error::{Error, Result};
+use crate::options::CommitPolicy;
+use crate::types::CommitId;
+
+/// A commit that was cut and is not yet durable.
+pub(super) struct Pending {
+    pub(super) cut: Cut,
+    pub(super) ticket: Ticket,
+}
+
+/// How a commit ended, once it did.
+#[derive(Debug, Default)]
+struct Outcome {
+    result: Mutex<Option<Result<(), String>>>,
+    ended: Condvar,
+}
+
+/// Says when a commit in the background is durable.
+#[derive(Clone, Debug)]
+pub struct Ticket {
+    id: CommitId,
+    outcome: Arc<Outcome>,
+}
+
+impl Ticket {
+    pub(super) fn new(id: CommitId) -> Ticket {
+        Ticket { id, outcome: Arc::default() }
+    }
+
+    /// What the commit is called once it is durable.
+    pub fn id(&self) -> CommitId {
+        self.id
+    }
+
+    /// Whether it is durable.
+    pub fn is_durable(&self) -> bool {
+        matches!(&*lock(&self.outcome.result), Some(Ok(())))
+    }
+
+    /// Waits until it is durable.
+    ///
+    /// # Errors
+    /// Why it is not. It stays cut: the store's next commit, or another call that needs it, tries again.
+    pub fn wait(&self) -> Result<CommitId> {
+        let mut result = lock(&self.outcome.result);
+        loop {
+            match &*result {
+                Some(Ok(())) => return Ok(self.id),
+                Some(Err(reason)) => return Err(Error::CommitFailed { reason: reason.clone() }),
+                None => result = self.outcome.ended.wait(result).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+
+    pub(super) fn resolve(&self, result: Result<(), String>) {
+        *lock(&self.outcome.result) = Some(result);
+        self.outcome.ended.notify_all();
+    }
+}
+
+/// When the last commit was cut, as the policy counts.
+pub(super) struct Due {
+    policy: CommitPolicy,
+    batches: u64,
+    at: Instant,
+    ticket: Option<Ticket>,
+}
+
+impl Due {
+    pub(super) fn new(policy: CommitPolicy, batches: u64) -> Due {
+        Due { policy, batches, at: Instant::now(), ticket: None }
+    }
+}
+
+impl Store {
+    /// Makes everything so far durable, atomically with `trainer_state` (bytes of any size), and returns its name.
+    ///
+    /// Other threads go on training meanwhile, but for the moment of the cut. Cost: the rows touched since the last commit are
+    /// written once, sequentially, and synced.
+    ///
+    /// # Errors
+    /// A full disk or a failing write: the commit is not durable, nothing is lost, and the next commit first finishes this one.
+    /// A failing sync poisons the store.
+    pub fn commit(&self, trainer_state: &[u8]) -> Result<CommitId> {
+        self.commit_with(|| trainer_state.to_vec())
+    }
+
+    /// As [`Store::commit`], with the state evaluated at the cut, while no batch is being applied.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    pub fn commit_with(&self, trainer_state: impl FnOnce() -> Vec<u8>) -> Result<CommitId> {
+        let (mut pending, ticket) = self.engine.cut(trainer_state)?;
+        self.engine.finish(&mut pending)?;
+        Ok(ticket.id())
+    }
+
+    /// As [`Store::commit_with`], but returns after the cut; a thread writes and syncs. The ticket says when it is durable.
+    ///
+    /// Waits for the commit before it. Rows that change before they are written are kept aside, within the memory budget; when
+    /// these are too many, training waits.
+    ///
+    /// # Errors
+    /// What the commit before it failed with. What this one fails with its ticket says, and the call after it.
+    pub fn commit_in_background(&self, trainer_state: impl FnOnce() -> Vec<u8>) -> Result<Ticket> {
+        let (pending, ticket) = self.engine.cut(trainer_state)?;
+        drop(pending);
+        let engine = Arc::clone(&self.engine);
+        self.in_background("commit", move || {
+            // Another thread may have finished it by now.
+            if let Err(error) = engine.finish(&mut lock(&engine.pending)) {
+                tracing::error!(%error, "a commit in the background failed");
+            }
+        })?;
+        Ok(ticket)
+    }
+
+    /// Commits in the background if [`StoreOptions::commit_policy`](crate::StoreOptions::commit_policy) says that it is time and
+    /// the commit before is durable. To be called after each batch.
+    ///
+    /// # Errors
+    /// As [`Store::commit_in_background`].
+    pub fn commit_if_due(&self, trainer_state: impl FnOnce() -> Vec<u8>) -> Result<Option<Ticket>> {
+        let mut due = lock(&self.due);
+        if !self.is_due(&due) || due.ticket.as_ref().is_some_and(|ticket| lock(&ticket.outcome.result).is_none()) {
+            return Ok(None);
+        }
+        let batches = self.engine.catalog.context.batches.load(std::sync::atomic::Ordering::Relaxed);
+        let ticket = self.commit_in_background(trainer_state)?;
+        *due = Due { batches, ticket: Some(ticket.clone()), ..Due::new(due.policy, batches) };
+        Ok(Some(ticket))
+    }
+
+    fn is_due(&self, due: &Due) -> bool {
+        let context = &self.engine.catalog.context;
+        let batches = context.batches.load(std::sync::atomic::Ordering::Relaxed).saturating_sub(due.batches);
+        let bytes = || -> u64 {
+            let of_table = |table: &Arc<crate::table::TableInner>| {
+                let rows: usize = table.shards().iter().map(|shard| crate::context::read(shard).uncommitted()).sum();
+                rows as u64 * table.schema().row_bytes() as u64
+            };
+            self.engine.catalog.tables().iter().map(of_table).sum()
+        };
+        due.policy.batches.is_some_and(|limit| batches >= limit.max(1))
+            || due.policy.interval.is_some_and(|limit| batches > 0 && due.at.elapsed() >= limit)
+            || due.policy.bytes.is_some_and(|limit| batches > 0 && bytes() >= limit)
+    }
+
+    /// As [`Store::checkpoint`], in a thread of its own. `close` and dropping the store wait for it.
+    ///
+    /// # Errors
+    /// Only those of starting a thread; what the checkpoint fails with is logged, and the older base stays.
+    pub fn checkpoint_in_background(&self) -> Result<()> {
+        let engine = Arc::clone(&self.engine);
+        self.in_background("checkpoint", move || {
+            if let Err(error) = engine.checkpoint() {
+                tracing::error!(%error, "a checkpoint in the background failed");
+            }
+        })
+    }
+
+    /// Cuts a commit and leaves it pending, for tests that change the store between the steps of its writing.
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    pub fn begin_commit(&self, trainer_state: &[u8]) -> Result<Ticket> {
+        Ok(self.engine.cut(|| trainer_state.to_vec())?.1)
+    }
+
+    /// Writes the rows of up to `keys` keys of the pending commit, and finishes it after the last.
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    pub fn step_commit(&self, keys: usize) -> Result<()> {
+        let mut pending = lock(&self.engine.pending);
+        let Some(Pending { cut, .. }) = &mut *pending else { return Ok(()) };
+        if self.engine.log.write_some(cut, keys)? { Ok(()) } else { self.engine.finish(&mut pending) }
+    }
+
+    fn in_background(&self, what: &'static str, work: impl FnOnce() + Send + 'static) -> Result<()> {
+        let mut workers = lock(&self.workers);
+        workers.retain(|worker| !worker.is_finished());
+        let spawned = std::thread::Builder::new().name(format!("embedrock-{what}")).spawn(work);
+        workers.push(spawned.map_err(|source| Error::io("start a thread for", self.dir(), source))?);
+        Ok(())
+    }
+
+    pub(super) fn join_workers(&self) {
+        for worker in std::mem::take(&mut *lock(&self.workers)) {
+            let _ = worker.join();
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What works on behalf of a store, in the foreground and in background threads: commits, checkpoints, the list of commits.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::commit::{Pending, Ticket};
+use crate::catalog::Catalog;
+use crate::checkpoint::{BasePlan, write_base};
+use crate::context::lock;
+use crate::delta::{Cut, DeltaLog};
+use crate::error::Result;
+use crate::fs::Fs;
+use crate::log::CommitRecord;
+use crate::recovery::{Identity, choose, survey};
+use crate::types::{At, CommitId};
+
+/// See the module.
+pub(super) struct Engine {
+    pub(super) dir: PathBuf,
+    pub(super) fs: Arc<dyn Fs>,
+    pub(super) identity: Identity,
+    pub(super) catalog: Catalog,
+    pub(super) log: Arc<DeltaLog>,
+    /// The commit that was cut and is not yet durable. Whoever holds the lock may finish it.
+    pub(super) pending: Mutex<Option<Pending>>,
+    /// Held while a base is written; the number of the next one.
+    pub(super) next_base: Mutex<u64>,
+}
+
+impl Engine {
+    /// Waits for the commit under way, or finishes the one that failed; none begins while the result lives.
+    pub(super) fn between_commits(&self) -> Result<MutexGuard<'_, Option<Pending>>> {
+        let mut pending = lock(&self.pending);
+        self.finish(&mut pending)?;
+        Ok(pending)
+    }
+
+    /// Cuts a new commit, once the one before is durable.
+    pub(super) fn cut(&self, trainer_state: impl FnOnce() -> Vec<u8>) -> Result<(MutexGuard<'_, Option<Pending>>, Ticket)> {
+        let mut pending = self.between_commits()?;
+        let cut = Cut::take(&self.log, &self.catalog, trainer_state)?;
+        let ticket = Ticket::new(cut.record().id);
+        *pending = Some(Pending { cut, ticket: ticket.clone() });
+        self.catalog.context.captures.set_stuck(None);
+        Ok((pending, ticket))
+    }
+
+    /// Makes the pending commit durable, if there is one. After an error it stays pending, and a later call goes on with it.
+    pub(super) fn finish(&self, pending: &mut Option<Pending>) -> Result<()> {
+        let Some(Pending { cut, ticket }) = pending else { return Ok(()) };
+        self.catalog.context.captures.set_stuck(None);
+        match self.log.finish(cut) {
+            Ok(record) => {
+                if let Some(Pending { cut, ticket }) = pending.take() {
+                    if let Err(error) = cut.settle() {
+                        tracing::warn!(%error, "removed rows could not be freed; the next commit tries again");
+                    }
+                    ticket.resolve(Ok(()));
+                }
+                self.prune(&record);
+                Ok(())
+            }
+            Err(error) => {
+                ticket.resolve(Err(error.to_string()));
+                self.catalog.context.captures.set_stuck(Some(error.to_string()));
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn commits(&self) -> Result<Vec<CommitId>> {
+        let survey = survey(&*self.fs, &self.dir, self.identity.uuid)?;
+        let tip = self.log.tip().0;
+        let at = if tip.id.sequence == 0 { At::Latest } else { At::Commit(tip.id) };
+        let chain = choose(&survey, &self.dir, at)?;
+        let mut restorable = Vec::new();
+        for sequence in chain.root.0.sequence..=tip.id.sequence {
+            let upto = chain.up_to(sequence);
+            if upto.root.0.sequence == 0 || !upto.bases(&survey).is_empty() {
+                restorable.push(upto.target().0);
+            }
+        }
+        restorable.retain(|id| id.sequence > 0);
+        Ok(restorable)
+    }
+
+    pub(super) fn checkpoint(&self) -> Result<u64> {
+        self.catalog.context.check_writable()?;
+        let mut next = lock(&self.next_base);
+        // The segment is read first: a commit in between may close it, and then the base keeps one more than it needs.
+        let first_segment = self.log.segment();
+        let (begin, state) = self.log.tip();
+        let plan = BasePlan {
+            fs: &*self.fs,
+            dir: &self.dir,
+            uuid: self.identity.uuid,
+            number: *next,
+            begin: &begin,
+            state: &state,
+            first_segment,
+        };
+        let manifest = write_base(&plan, &self.catalog)?;
+        self.log.set_base(manifest.number);
+        *next += 1;
+        if manifest.still {
+            self.prune(&CommitRecord { base: manifest.number, ..begin });
+        }
+        Ok(manifest.number)
+    }
+}
