@@ -10,13 +10,16 @@ use std::sync::atomic::Ordering;
 
 use crate::catalog::Catalog;
 use crate::context::read;
-use crate::delta::FRAME_BYTES;
+use crate::delta::{FRAME_BYTES, write_part};
 use crate::error::Result;
 use crate::fs::{Fs, names};
 use crate::log::{CommitRecord, FrameBuf, LogWriter, SegmentHeader};
 use crate::manifest::{FileSum, Manifest};
-use crate::shard::{IMAGE_HEADER_BYTES, push_image};
+use crate::shard::{Part, Scan};
 use crate::table::TableInner;
+
+/// Buckets of an index copied under one lock.
+const BUCKETS_A_VISIT: usize = 128;
 
 /// Where and after what a base is written.
 pub(crate) struct BasePlan<'a> {
@@ -96,31 +99,16 @@ fn write_hot_rows(plan: &BasePlan<'_>, catalog: &Catalog, path: &Path) -> Result
     writer.finish()
 }
 
+/// Bucket by bucket, so that no batch waits long, and in frames of some size.
 fn write_table(writer: &mut LogWriter, table: &TableInner) -> Result<()> {
-    let lanes = table.schema().lanes();
+    let mut part = Part::default();
     for shard in table.shards() {
-        let (mut images, mut removed) = (Vec::new(), Vec::new());
-        let shard = read(shard);
-        for (key, meta, row) in shard.iter() {
-            if meta.has(crate::slab::TOMBSTONE) {
-                removed.push(key);
-                continue;
+        let (mut scan, mut done) = (Scan::default(), false);
+        while !done {
+            done = read(shard).scan(&mut scan, BUCKETS_A_VISIT, &mut part);
+            if done || part.images.len() >= FRAME_BYTES {
+                write_part(table, &mut part, &mut |frame| writer.append(frame))?;
             }
-            push_image(&mut images, key, meta.time, row);
-            if images.len() + IMAGE_HEADER_BYTES + lanes * 4 > FRAME_BYTES {
-                writer.append(&FrameBuf::rows(table.id, lanes as u32, &images))?;
-                images.clear();
-            }
-        }
-        if !images.is_empty() {
-            writer.append(&FrameBuf::rows(table.id, lanes as u32, &images))?;
-        }
-        for chunk in removed.chunks(FRAME_BYTES / 8) {
-            writer.append(&FrameBuf::removed(table.id, chunk))?;
-        }
-        let counts: Vec<_> = shard.counts().iter().collect();
-        for chunk in counts.chunks(FRAME_BYTES / 12) {
-            writer.append(&FrameBuf::counts(table.id, chunk))?;
         }
     }
     Ok(())

@@ -56,7 +56,7 @@ impl Cut {
     /// Moves the rows of up to `keys` keys, or a piece of the state; returns whether there may be more.
     pub(super) fn write_some(&mut self, log: &DeltaLog, keys: usize) -> Result<bool> {
         if let Some(table) = self.tables.get(self.table) {
-            write_part(log, table, &mut self.part)?;
+            write_part(table, &mut self.part, &mut |frame| log.append_now(frame))?;
             match table.shards().get(self.shard) {
                 Some(shard) => self.shard += usize::from(write(shard).capture(&table.context, keys, &mut self.part)),
                 None => (self.table, self.shard) = (self.table + 1, 0),
@@ -85,23 +85,23 @@ impl Cut {
 }
 
 /// Writes a part and empties it piece by piece, so that after a failure what is left is what was not written.
-fn write_part(log: &DeltaLog, table: &TableInner, part: &mut Part) -> Result<()> {
+pub(crate) fn write_part(table: &TableInner, part: &mut Part, append: &mut dyn FnMut(&FrameBuf) -> Result<()>) -> Result<()> {
     let lanes = table.schema().lanes();
     let image_bytes = IMAGE_HEADER_BYTES + lanes * 4;
     while !part.images.is_empty() {
         let end = part.images.len().min((FRAME_BYTES / image_bytes).max(1) * image_bytes);
         let start = part.images.len() - end;
-        log.append_now(&FrameBuf::rows(table.id, lanes as u32, &part.images[start..]))?;
+        append(&FrameBuf::rows(table.id, lanes as u32, &part.images[start..]))?;
         part.images.truncate(start);
     }
     while !part.removed.is_empty() {
         let start = part.removed.len() - part.removed.len().min(FRAME_BYTES / 8);
-        log.append_now(&FrameBuf::removed(table.id, &part.removed[start..]))?;
+        append(&FrameBuf::removed(table.id, &part.removed[start..]))?;
         part.removed.truncate(start);
     }
     while !part.counts.is_empty() {
         let start = part.counts.len() - part.counts.len().min(FRAME_BYTES / 12);
-        log.append_now(&FrameBuf::counts(table.id, &part.counts[start..]))?;
+        append(&FrameBuf::counts(table.id, &part.counts[start..]))?;
         part.counts.truncate(start);
     }
     Ok(())

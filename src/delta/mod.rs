@@ -6,7 +6,7 @@ mod log;
 
 use std::sync::Arc;
 
-pub(crate) use cut::Cut;
+pub(crate) use cut::{Cut, write_part};
 pub(crate) use log::{DeltaLog, Tip};
 
 use crate::types::{CommitHash, CommitId};

@@ -26,6 +26,13 @@ pub(crate) struct Part {
     pub(crate) counts: Vec<(Key, u32)>,
 }
 
+/// How far a scan over a shard's rows got.
+#[derive(Debug, Default)]
+pub(crate) struct Scan {
+    bucket: usize,
+    buckets: usize,
+}
+
 /// What a shard still owes to the delta being written.
 #[derive(Debug, Default)]
 pub(super) struct Cut {
@@ -122,6 +129,32 @@ impl Shard {
             (self.cut.keys, self.cut.next) = (Vec::new(), 0);
         }
         done
+    }
+
+    /// Copies the hot rows of the next `buckets` buckets to `part`, for a base; returns whether these were the last.
+    ///
+    /// Rows may change, come and go between two calls. One that stays is copied at least once: if the index grows, the scan
+    /// begins again.
+    pub(crate) fn scan(&self, scan: &mut Scan, buckets: usize, part: &mut Part) -> bool {
+        if scan.buckets != self.index.buckets() {
+            *scan = Scan { bucket: 0, buckets: self.index.buckets() };
+        }
+        let end = (scan.bucket + buckets).min(scan.buckets);
+        for bucket in scan.bucket..end {
+            for (key, raw) in self.index.bucket(bucket) {
+                let row = raw & !TOMBSTONE_BIT;
+                if raw & TOMBSTONE_BIT != 0 {
+                    part.removed.push(key);
+                } else {
+                    push_image(&mut part.images, key, self.slab.meta(row).time, self.slab.row(row));
+                }
+            }
+        }
+        scan.bucket = end;
+        if end == scan.buckets {
+            part.counts.extend(self.counts.iter());
+        }
+        end == scan.buckets
     }
 
     /// Once the delta is durable.

@@ -8,7 +8,7 @@ mod image;
 mod load;
 
 pub(crate) use batch::{Batch, Op, Plan};
-pub(crate) use capture::Part;
+pub(crate) use capture::{Part, Scan};
 pub(crate) use image::{IMAGE_HEADER_BYTES, push_image, read_lanes, split_cold};
 
 use crate::admission::Counts;
@@ -140,10 +140,6 @@ impl Shard {
     /// Hot rows with updates that no commit holds yet, tombstones too; twice those in the delta being written and the next.
     pub(crate) fn uncommitted(&self) -> usize {
         self.uncommitted + self.owed_rows()
-    }
-
-    pub(crate) fn counts(&self) -> &Counts {
-        &self.counts
     }
 
     pub(crate) fn counts_mut(&mut self) -> &mut Counts {

@@ -155,17 +155,23 @@ impl Store {
             || due.policy.bytes.is_some_and(|limit| batches > 0 && bytes() >= limit)
     }
 
-    /// As [`Store::checkpoint`], in a thread of its own. `close` and dropping the store wait for it.
+    /// As [`Store::checkpoint`], in a thread of its own; returns whether one was begun: not while another is under way.
+    ///
+    /// `close` and dropping the store wait for it.
     ///
     /// # Errors
     /// Only those of starting a thread; what the checkpoint fails with is logged, and the older base stays.
-    pub fn checkpoint_in_background(&self) -> Result<()> {
+    pub fn checkpoint_in_background(&self) -> Result<bool> {
         let engine = Arc::clone(&self.engine);
+        if engine.next_base.try_lock().is_err() {
+            return Ok(false);
+        }
         self.in_background("checkpoint", move || {
             if let Err(error) = engine.checkpoint() {
                 tracing::error!(%error, "a checkpoint in the background failed");
             }
-        })
+        })?;
+        Ok(true)
     }
 
     /// Cuts a commit and leaves it pending, for tests that change the store between the steps of its writing.

@@ -130,7 +130,7 @@ impl Run<'_> {
             self.learn(&batch)?;
             let due = self.options.commit_every > 0 && self.uncommitted >= self.options.commit_every;
             if due {
-                self.commit()?;
+                self.commit_in_background()?;
             }
             if due || self.shown.elapsed() >= PROGRESS_EVERY {
                 self.shown = Instant::now();
@@ -138,7 +138,7 @@ impl Run<'_> {
             }
         }
         if self.uncommitted > 0 || self.commit.is_none() {
-            self.commit()?;
+            self.commit = Some(self.store.commit(&self.state.to_bytes())?);
             observer(&self.progress(true));
         }
         Ok(())
@@ -161,12 +161,14 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn commit(&mut self) -> Result<()> {
-        self.commit = Some(self.store.commit(&self.state.to_bytes())?);
+    /// Training goes on while the commit is written; what it fails with the next one says.
+    fn commit_in_background(&mut self) -> Result<()> {
+        let state = self.state.to_bytes();
+        self.commit = Some(self.store.commit_in_background(|| state)?.id());
         self.uncommitted = 0;
         self.commits += 1;
         if self.options.checkpoint_every > 0 && self.commits.is_multiple_of(self.options.checkpoint_every) {
-            self.store.checkpoint()?;
+            self.store.checkpoint_in_background()?;
         }
         Ok(())
     }

@@ -1,0 +1,135 @@
+//! Commits and checkpoints in the background while threads train: every commit holds whole batches, in their order.
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use embedrock::{Admission, At, CommitId, CommitPolicy, Initializer, Optimizer, Store, StoreOptions, TableSchema, Update};
+
+/// The value of each table's groups.
+type Values = BTreeMap<(String, u64), u64>;
+
+const DIM: usize = 4;
+/// Keys that one batch raises together: a commit must show all of them at one value.
+const GROUP: u64 = 300;
+const GROUPS: u64 = 6;
+
+fn schema(name: &str) -> TableSchema {
+    TableSchema::new(name, DIM).optimizer(Optimizer::sgd(1.0)).initializer(Initializer::zeros()).admission(Admission::always())
+}
+
+fn options() -> StoreOptions {
+    // So few hot rows that every batch promotes and demotes, uncommitted rows too.
+    StoreOptions::default().memory_budget(24 << 20).threads(2).shards(4).hot_rows(700)
+}
+
+/// The value of each group, after a check that all of its rows agree.
+fn values(store: &Store) -> Values {
+    let mut values = BTreeMap::new();
+    for table in store.tables() {
+        table
+            .for_each_row(|key, _, row, _| {
+                let value = row[0] as u64;
+                assert!(row.iter().all(|lane| *lane == value as f32), "a row is torn: {row:?}");
+                let seen = *values.entry((table.name(), key / GROUP)).or_insert(value);
+                assert_eq!(seen, value, "key {key} of {} is of another batch than the rest of its group", table.name());
+                Ok(())
+            })
+            .unwrap();
+        for group in 0..GROUPS {
+            let rows = (group * GROUP..(group + 1) * GROUP).filter(|key| table.contains(*key).unwrap()).count() as u64;
+            assert!(rows == 0 || rows == GROUP, "group {group} has {rows} of {GROUP} rows");
+        }
+    }
+    values
+}
+
+fn train(store: &Store, name: &str, seed: u64, stop: &AtomicBool, batches: &[AtomicU64]) {
+    let table = store.table(name).unwrap();
+    let minus_one = vec![-1.0; GROUP as usize * DIM];
+    let mut random = seed;
+    while !stop.load(Ordering::Relaxed) {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let group = (random >> 33) % GROUPS;
+        let keys: Vec<u64> = (group * GROUP..(group + 1) * GROUP).collect();
+        if random >> 60 == 0 {
+            let removed = table.remove(&keys).unwrap() as u64;
+            assert!(removed == 0 || removed == GROUP);
+        } else {
+            table.apply_gradients(&keys, &minus_one, &Update::at(1_700_000_000)).unwrap();
+        }
+        batches[0].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn trained(dir: &std::path::Path, twin: bool, seed: u64) -> Vec<(CommitId, Values)> {
+    let store = Store::open(dir, with_twin(options().commit_policy(CommitPolicy::default().every_batches(7)), twin)).unwrap();
+    for name in ["a", "b"] {
+        store.create_table(schema(name)).unwrap();
+    }
+    let stop = AtomicBool::new(false);
+    let batches = [AtomicU64::new(0)];
+    let mut ids = Vec::new();
+    std::thread::scope(|scope| {
+        let (store, stop, batches) = (&store, &stop, &batches);
+        scope.spawn(move || train(store, "a", seed, stop, batches));
+        scope.spawn(move || train(store, "b", seed + 1, stop, batches));
+        scope.spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                store.checkpoint().unwrap();
+            }
+        });
+        for i in 0..60u32 {
+            let state = i.to_le_bytes();
+            let ticket = match i % 3 {
+                0 => store.commit_in_background(|| state.to_vec()).map(Some).unwrap(),
+                1 => store.commit_if_due(|| state.to_vec()).unwrap(),
+                _ => {
+                    ids.push(store.commit(&state).unwrap());
+                    None
+                }
+            };
+            if i % 2 == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            ids.extend(ticket.map(|ticket| ticket.wait().unwrap()));
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(batches[0].load(Ordering::Relaxed) > 0);
+    assert!(ids.is_sorted_by(|a, b| a.sequence < b.sequence), "{ids:?}");
+    assert_eq!(store.last_commit().unwrap().id, *ids.last().unwrap());
+    drop(store);
+    // Each commit that is kept opens, whole.
+    let kept = Store::open(dir, with_twin(options(), twin)).unwrap().commits().unwrap();
+    assert!(kept.len() >= 2 && kept.last() == ids.last(), "{kept:?}");
+    kept.into_iter()
+        .map(|id| {
+            let store = Store::open(dir, with_twin(options().open_at(At::Commit(id)), twin)).unwrap();
+            (id, values(&store))
+        })
+        .collect()
+}
+
+#[cfg(feature = "testing")]
+fn with_twin(options: StoreOptions, twin: bool) -> StoreOptions {
+    options.twin(twin || !cfg!(feature = "rocksdb"))
+}
+
+#[cfg(not(feature = "testing"))]
+fn with_twin(options: StoreOptions, _: bool) -> StoreOptions {
+    options
+}
+
+#[test]
+fn every_commit_holds_whole_batches() {
+    let runs: u64 = std::env::var("EMBEDROCK_BACKGROUND_RUNS").map_or(2, |runs| runs.parse().unwrap());
+    for seed in 0..runs {
+        for twin in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let commits = trained(&dir.path().join("store"), twin, seed);
+            assert!(commits.iter().any(|(_, values)| values.values().any(|value| *value > 0)));
+        }
+    }
+}
