@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::fs::{Fs, RealFs, names};
-use crate::log::Mark;
+use crate::log::{HEADER_BYTES, Mark};
 use crate::manifest::Manifest;
 use crate::recovery::{Identity, choose, survey};
 use crate::types::At;
@@ -118,6 +118,14 @@ fn verify_history(fs: &dyn Fs, dir: &Path, report: &mut VerifyReport) -> Result<
     }
     let Ok(identity) = Identity::read(fs, dir) else { return Ok(()) };
     let Some(survey) = report.take(survey(fs, dir, identity.uuid))? else { return Ok(()) };
+    for lost in &survey.stillborn {
+        // Frames are written only behind a header that is durable.
+        if lost.bytes > HEADER_BYTES as u64 {
+            report.take::<()>(Err(Error::corrupt(&lost.path, lost.offset, lost.what.clone())))?;
+        } else {
+            report.notes.push(format!("{} was begun when a crash came and holds nothing", lost.path.display()));
+        }
+    }
     let Some(chain) = report.take(choose(&survey, dir, At::Latest))? else { return Ok(()) };
     if chain.bytes_cut > 0 {
         let tip = survey.segments.last();

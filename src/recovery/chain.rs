@@ -73,11 +73,8 @@ pub(crate) fn choose(survey: &Survey, dir: &Path, at: At) -> Result<Chain> {
 /// What was published as durable must be there: anything shorter is damage, not a crash's tail.
 fn check_mark(survey: &Survey, dir: &Path) -> Result<()> {
     let Some(mark) = &survey.mark else { return Ok(()) };
-    if let Some((_, _, error)) = &survey.stillborn
-        && mark.segment >= survey.last_segment
-    {
-        let Error::Corrupt { path, offset, what } = error else { return Ok(()) };
-        return Err(Error::corrupt(path, *offset, what.clone()));
+    if let Some(lost) = survey.stillborn.iter().find(|lost| lost.number == mark.segment) {
+        return Err(Error::corrupt(&lost.path, lost.offset, format!("{}, but commit {} in it was durable", lost.what, mark.id)));
     }
     if mark.segment > survey.last_segment {
         let path = names::segment(dir, mark.segment);
@@ -94,7 +91,8 @@ fn check_mark(survey: &Survey, dir: &Path) -> Result<()> {
 }
 
 fn latest(survey: &Survey) -> Result<Chain> {
-    let stillborn = survey.stillborn.as_ref().map_or(0, |(_, bytes, _)| *bytes);
+    let last = survey.segments.last().map_or(0, |segment| segment.number);
+    let stillborn: u64 = survey.stillborn.iter().filter(|lost| lost.number > last).map(|lost| lost.bytes).sum();
     let Some(tip) = survey.segments.last() else {
         // Only a restored store has a base and no log: it goes on in a timeline of its own.
         let root = survey.bases.iter().filter(|base| base.still).max_by_key(|base| base.begin.sequence);
@@ -141,7 +139,7 @@ fn build(survey: &Survey, at: usize, count: usize) -> Result<Chain> {
                 let chain = Chain { commits, root: parent, bytes_cut: 0, new_timeline: false };
                 // Older segments go once a base makes them needless; without one they are missed.
                 let begins = is_root(survey, parent) || !chain.bases(survey).is_empty();
-                return if begins { Ok(chain) } else { Err(hole(&survey.segments[..at], segment, parent.0)) };
+                return if begins { Ok(chain) } else { Err(hole(survey, at, parent.0)) };
             }
         }
     }
@@ -159,8 +157,13 @@ fn is_root(survey: &Survey, parent: (CommitId, CommitHash)) -> bool {
     parent.0.sequence == 0 || survey.bases.iter().any(|base| (base.begin, base.begin_hash) == parent)
 }
 
-fn hole(earlier: &[Segment], segment: &Segment, parent: CommitId) -> Error {
-    match earlier.iter().rev().find_map(|s| s.torn.as_ref().map(|torn| (s, torn))) {
+fn hole(survey: &Survey, at: usize, parent: CommitId) -> Error {
+    let segment = &survey.segments[at];
+    if let Some(lost) = survey.stillborn.iter().rev().find(|lost| lost.number < segment.number) {
+        let what = format!("{}; commit {parent}, which {} follows, may lie in it", lost.what, segment.path.display());
+        return Error::corrupt(&lost.path, lost.offset, what);
+    }
+    match survey.segments[..at].iter().rev().find_map(|s| s.torn.as_ref().map(|torn| (s, torn))) {
         Some((damaged, (offset, what))) => {
             let what = format!("{what}; commit {parent}, which {} follows, lay behind it", segment.path.display());
             Error::corrupt(&damaged.path, *offset, what)

@@ -2,12 +2,14 @@
 #![forbid(unsafe_code)]
 
 mod chain;
+mod harden;
 mod identity;
 mod load;
 mod rebuild;
 mod survey;
 
 pub(crate) use chain::choose;
+pub(crate) use harden::harden;
 pub(crate) use identity::Identity;
 pub(crate) use rebuild::{Rebuilt, Site, rebuild};
 pub(crate) use survey::survey;

@@ -32,6 +32,16 @@ pub(crate) struct Segment {
     pub(crate) torn: Option<(u64, String)>,
 }
 
+/// A segment without a sound header.
+#[derive(Debug)]
+pub(crate) struct Stillborn {
+    pub(crate) number: u64,
+    pub(crate) path: PathBuf,
+    pub(crate) bytes: u64,
+    pub(crate) offset: u64,
+    pub(crate) what: String,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Survey {
@@ -41,8 +51,8 @@ pub(crate) struct Survey {
     /// Manifests that do not check.
     pub(crate) bad_bases: Vec<Error>,
     pub(crate) mark: Option<MarkRecord>,
-    /// A last segment whose header never became whole: its path, bytes, what is wrong.
-    pub(crate) stillborn: Option<(PathBuf, u64, Error)>,
+    /// Segments whose header is not whole: a crash cut their creation, and others may have followed; or they are damaged.
+    pub(crate) stillborn: Vec<Stillborn>,
     /// The largest segment number in use.
     pub(crate) last_segment: u64,
 }
@@ -54,7 +64,7 @@ pub(crate) fn survey(fs: &dyn Fs, dir: &Path, store: [u8; 16]) -> Result<Survey>
         bases: Vec::new(),
         bad_bases: Vec::new(),
         mark: Mark::read(fs, &names::durable(dir))?,
-        stillborn: None,
+        stillborn: Vec::new(),
         last_segment: 0,
     };
     let mut files: Vec<(u64, u64)> = Vec::new();
@@ -62,7 +72,7 @@ pub(crate) fn survey(fs: &dyn Fs, dir: &Path, store: [u8; 16]) -> Result<Survey>
         files.extend(names::parse_segment(&entry.name).map(|number| (number, entry.len)));
     }
     files.sort_unstable();
-    for (at, &(number, bytes)) in files.iter().enumerate() {
+    for &(number, bytes) in &files {
         survey.last_segment = number;
         let path = names::segment(dir, number);
         match read_segment(fs, &path, number, bytes) {
@@ -70,7 +80,9 @@ pub(crate) fn survey(fs: &dyn Fs, dir: &Path, store: [u8; 16]) -> Result<Survey>
                 return Err(Error::corrupt(&path, 0, "the segment belongs to another store"));
             }
             Ok(segment) => survey.segments.push(segment),
-            Err(error @ Error::Corrupt { .. }) if at + 1 == files.len() => survey.stillborn = Some((path, bytes, error)),
+            Err(Error::Corrupt { offset, what, .. }) => {
+                survey.stillborn.push(Stillborn { number, path, bytes, offset, what });
+            }
             Err(error) => return Err(error),
         }
     }

@@ -12,7 +12,7 @@ use super::engine::Engine;
 use crate::error::{Error, Result};
 use crate::fs::{Fs, LockGuard, names};
 use crate::options::StoreOptions;
-use crate::recovery::{Identity, Site, choose, rebuild, survey};
+use crate::recovery::{Identity, Site, choose, harden, rebuild, survey};
 use crate::types::CommitId;
 
 /// What opening a store found and did.
@@ -50,6 +50,7 @@ pub(super) fn open(dir: &Path, options: &StoreOptions) -> Result<Store> {
     remove_litter(&*fs, dir)?;
     let survey = survey(&*fs, dir, identity.uuid)?;
     let chain = choose(&survey, dir, options.at)?;
+    harden(&*fs, dir, &survey, &chain)?;
     let site = Site { fs: Arc::clone(&fs), dir, live: names::live(dir), identity };
     let rebuilt = rebuild(&site, options, &survey, &chain)?;
     let base = survey.bases.iter().find(|base| Some(base.number) == rebuilt.base);

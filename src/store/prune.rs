@@ -43,8 +43,10 @@ impl Engine {
             fs.sync_dir(&names::bases(&self.dir))?;
             fs.remove_dir_all(&trash)?;
         }
-        for segment in survey.segments.iter().filter(|segment| segment.number < first_segment) {
-            fs.remove_file(&segment.path)?;
+        let segments = survey.segments.iter().map(|segment| (segment.number, &segment.path));
+        let stillborn = survey.stillborn.iter().map(|lost| (lost.number, &lost.path));
+        for (_, path) in segments.chain(stillborn).filter(|(number, _)| *number < first_segment) {
+            fs.remove_file(path)?;
         }
         fs.sync_dir(&names::logs(&self.dir))
     }

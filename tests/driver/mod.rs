@@ -1,0 +1,186 @@
+//! A fixed, seeded workload on a simulated disk that can be stopped anywhere and gone on with from the last commit.
+//!
+//! Operation `i` is a function of `i` alone and each commit's state is the number of the next operation. So whatever crashes and
+//! failures come in between, the rows at a commit must be those of the run without any.
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+#![allow(dead_code, reason = "each test uses a part")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use embedrock::testing::SimFs;
+use embedrock::{Admission, Error, Expiry, Initializer, Optimizer, Store, StoreOptions, Table, TableSchema, Ticket, Update};
+
+const DIM: usize = 3;
+const START: u64 = 1_700_000_000;
+
+/// A hash of a number, for draws.
+pub(crate) fn draw(x: u64) -> u64 {
+    let x = (x ^ (x >> 31)).wrapping_mul(0x7fb5_d329_728e_a185);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x81da_def4_bc2d_d44d);
+    x ^ (x >> 33)
+}
+
+/// What must hold after an interruption, and what is known by now.
+#[derive(Default)]
+pub(crate) struct Driver {
+    /// The rows at each commit seen so far, by its state.
+    known: BTreeMap<u64, String>,
+    /// The last commit that was reported durable, and those cut since.
+    acked: u64,
+    cut: Vec<u64>,
+    ticket: Option<Ticket>,
+}
+
+struct Open {
+    store: Store,
+    tables: [Table; 2],
+}
+
+fn schemas() -> [TableSchema; 2] {
+    [
+        TableSchema::new("expiring", DIM).optimizer(Optimizer::adagrad(0.1)).expiry(Expiry::after_secs(40)),
+        TableSchema::new("admitting", DIM)
+            .optimizer(Optimizer::adam(0.01))
+            .initializer(Initializer::normal(0.1))
+            .admission(Admission::count(2)),
+    ]
+}
+
+impl Driver {
+    fn open(&self, fs: &SimFs) -> Result<Open, Error> {
+        let options = StoreOptions::default().simulated(Arc::new(fs.clone())).memory_budget(12 << 20).threads(1).shards(2);
+        let store = Store::open("/disk/store", options.hot_rows(40))?;
+        let [a, b] = schemas();
+        let tables = [store.create_table(a)?, store.create_table(b)?];
+        Ok(Open { store, tables })
+    }
+
+    /// Runs operations up to `end`, from the last commit on. `Err` is the first failure, or what recovery got wrong.
+    pub(crate) fn run(&mut self, fs: &SimFs, end: u64) -> Result<Result<(), Error>, String> {
+        let open = match self.open(fs) {
+            Ok(open) => open,
+            Err(error) => return Ok(Err(error)),
+        };
+        let next = match self.check(&open.store)? {
+            Ok(next) => next,
+            Err(error) => return Ok(Err(error)),
+        };
+        for i in next..end {
+            let mut result = self.apply(&open, i);
+            // Nothing changed, so the same call may be made again; unless the store says that it is lost.
+            for _ in 0..2 {
+                if matches!(&result, Err(error) if !matches!(error, Error::Poisoned { .. })) {
+                    result = self.apply(&open, i);
+                }
+            }
+            if let Err(error) = result {
+                return Ok(Err(error));
+            }
+        }
+        match self.commit(&open, end) {
+            Err(error) => Ok(Err(error)),
+            Ok(()) => Ok(Ok(())),
+        }
+    }
+
+    /// The rows at the last commit, once all ran.
+    pub(crate) fn outcome(&self) -> (u64, &str) {
+        (self.acked, &self.known[&self.acked])
+    }
+
+    fn check(&mut self, store: &Store) -> Result<Result<u64, Error>, String> {
+        let state = store.last_commit().map_or(0, |commit| u64::from_le_bytes(commit.state[..].try_into().unwrap()));
+        if state != self.acked && !self.cut.contains(&state) {
+            return Err(format!("at commit {state}, expected {} or one of {:?}", self.acked, self.cut));
+        }
+        if let Some(known) = self.known.get(&state) {
+            match store.digest() {
+                Ok(digest) if digest.to_string() == *known => {}
+                Ok(digest) => return Err(format!("commit {state} has rows {digest}, expected {known}")),
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        (self.acked, self.ticket) = (state, None);
+        self.cut.clear();
+        Ok(Ok(state))
+    }
+
+    fn apply(&mut self, open: &Open, i: u64) -> Result<(), Error> {
+        let random = draw(i);
+        let table = &open.tables[(random >> 8 & 1) as usize];
+        let keys: Vec<u64> = (0..random >> 16 & 31).map(|k| draw(random ^ k) % 150).collect();
+        let values: Vec<f32> = (0..keys.len() * DIM).map(|k| (draw(random ^ k as u64) % 17) as f32 / 8.0 - 1.0).collect();
+        let update = Update::at(START + i);
+        match random % 16 {
+            0..=7 => table.apply_gradients(&keys, &values, &update),
+            8 => table.assign(&keys, &values, &update).map(drop),
+            9 => table.assign_add(&keys, &values, &update).map(drop),
+            10 => table.remove(&keys[..keys.len() / 2]).map(drop),
+            11 => table.prefetch(&keys),
+            12 => self.commit(open, i + 1),
+            13 => self.begin(open, i + 1),
+            14 => {
+                let step = open.store.step_commit(random as usize >> 40 & 15);
+                self.settle();
+                step
+            }
+            _ => open.store.checkpoint().map(drop),
+        }
+    }
+
+    fn note(&mut self, open: &Open, state: u64) -> Result<(), Error> {
+        let digest = open.store.digest()?.to_string();
+        if let Some(known) = self.known.insert(state, digest.clone()) {
+            assert_eq!(known, digest, "going on from an older commit gave other rows at operation {state}");
+        }
+        self.cut.push(state);
+        Ok(())
+    }
+
+    fn commit(&mut self, open: &Open, state: u64) -> Result<(), Error> {
+        self.note(open, state)?;
+        open.store.commit(&state.to_le_bytes())?;
+        (self.acked, self.ticket) = (state, None);
+        self.cut.clear();
+        Ok(())
+    }
+
+    fn begin(&mut self, open: &Open, state: u64) -> Result<(), Error> {
+        self.note(open, state)?;
+        let ticket = open.store.begin_commit(&state.to_le_bytes())?;
+        // The one before is durable by now.
+        self.settle();
+        self.ticket = Some(ticket);
+        Ok(())
+    }
+
+    fn settle(&mut self) {
+        if self.ticket.take_if(|ticket| ticket.is_durable()).is_some()
+            && let Some(first) = self.cut.first().copied()
+        {
+            self.acked = first;
+            self.cut.remove(0);
+        }
+    }
+}
+
+/// An empty simulated disk with a place for the store.
+pub(crate) fn disk() -> SimFs {
+    let fs = SimFs::new();
+    fs.make_dirs(Path::new("/disk")).unwrap();
+    fs
+}
+
+/// The rows after the first `end` operations, with no failure.
+pub(crate) fn reference(end: u64) -> String {
+    let mut driver = Driver::default();
+    driver.run(&disk(), end).unwrap().unwrap();
+    driver.outcome().1.to_owned()
+}
+
+/// A number from the environment.
+pub(crate) fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |value| value.parse().unwrap())
+}
