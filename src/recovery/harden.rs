@@ -32,8 +32,11 @@ pub(crate) fn harden(fs: &dyn Fs, dir: &Path, survey: &Survey, chain: &Chain) ->
             fs.sync_dir(&names::logs(dir))?;
         }
     }
-    // A base may have been renamed into place by a process that died before the name was durable.
-    fs.sync_dir(&names::bases(dir))
+    // Names too: a process may have died between a base's or the store's own creation and the sync of the directory above.
+    let above = dir.parent().map(|above| if above.as_os_str().is_empty() { Path::new(".") } else { above });
+    fs.sync_dir(&names::bases(dir))?;
+    fs.sync_dir(dir)?;
+    above.map_or(Ok(()), |above| fs.sync_dir(above))
 }
 
 fn rewrite(fs: &dyn Fs, path: &Path, from: u64, end: u64) -> Result<()> {

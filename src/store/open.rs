@@ -111,9 +111,6 @@ fn enter(fs: &dyn Fs, dir: &Path, options: &StoreOptions) -> Result<(Box<dyn Loc
     // Last: without it the directory is vacant and may be taken again.
     let identity = Identity::generate(dir, options.seed);
     identity.write(fs, dir)?;
-    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        fs.sync_dir(parent)?;
-    }
     Ok((lock, identity))
 }
 
