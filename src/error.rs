@@ -149,9 +149,7 @@ pub enum Error {
         ahead: u64,
     },
     /// The memory budget cannot hold what the call needs at once.
-    #[error(
-        "the memory budget of {budget} bytes is too small: this call needs {needed}; raise it with StoreOptions::memory_budget, or use smaller batches"
-    )]
+    #[error("the memory budget of {budget} bytes is too small: {needed} are needed at once; raise it, or use smaller batches")]
     BudgetTooSmall {
         /// The bytes needed.
         needed: usize,
@@ -204,6 +202,9 @@ pub enum Error {
         /// What is wrong, and what was expected.
         what: String,
     },
+    /// The store's job was begun with another input or other options, so going on would not be the same job.
+    #[error("this store's job {0}; go on with the same, or train into another store")]
+    OtherJob(String),
     /// The trainer's state in the last commit is not one that this program can go on from.
     #[error(
         "the trainer's state in the store's last commit cannot be used: {0}; train into another store, or restore another commit"

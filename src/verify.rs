@@ -127,6 +127,15 @@ fn verify_history(fs: &dyn Fs, dir: &Path, report: &mut VerifyReport) -> Result<
         }
     }
     let Some(chain) = report.take(choose(&survey, dir, At::Latest))? else { return Ok(()) };
+    if chain.root.0.sequence > 0 {
+        // Nothing older than the history is kept, so a segment before its beginning is one whose commits were lost.
+        let first = chain.commits.first().map_or(survey.segments.len(), |(at, _)| *at);
+        for segment in &survey.segments[..first] {
+            if let Some((offset, what)) = &segment.torn {
+                report.take::<()>(Err(Error::corrupt(&segment.path, *offset, what.clone())))?;
+            }
+        }
+    }
     if chain.bytes_cut > 0 {
         let tip = survey.segments.last();
         let torn = tip.and_then(|segment| segment.torn.as_ref());

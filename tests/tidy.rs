@@ -44,7 +44,7 @@ const ONE_PLACE: &[(&str, &[&str])] = &[
     ("candle_core", &["src/train/affine.rs", "src/train/dense.rs"]),
     ("candle_nn", &["src/train/dense.rs"]),
     ("flate2", &["src/train/data/"]),
-    ("serde", &["src/train/"]),
+    ("serde", &["src/train/", "src/bin/"]),
     ("serde_json", &["src/bin/"]),
     ("clap", &["src/bin/"]),
     ("indicatif", &["src/bin/"]),

@@ -60,10 +60,13 @@ impl Chain {
 
 /// Chooses the chain to `at`.
 pub(crate) fn choose(survey: &Survey, dir: &Path, at: At) -> Result<Chain> {
-    check_mark(survey, dir)?;
-    let newest = latest(survey);
+    let newest = check_mark(survey, dir).and_then(|()| latest(survey));
     let At::Commit(id) = at else { return newest };
-    let chain = to_commit(survey, id)?;
+    // A commit that is whole can be had although newer ones are damaged; one that is not there may be among those.
+    let chain = match (to_commit(survey, id), &newest) {
+        (Err(Error::UnknownCommit { .. }), Err(_)) => return newest,
+        (chain, _) => chain?,
+    };
     match newest {
         Ok(newest) if newest.target() == chain.target() => Ok(newest),
         _ => Ok(Chain { new_timeline: true, ..chain }),
@@ -121,7 +124,10 @@ fn to_commit(survey: &Survey, id: CommitId) -> Result<Chain> {
     if chain.root.0 == id {
         return Ok(Chain { commits: Vec::new(), ..chain });
     }
-    Err(Error::UnknownCommit { id, why: "the log does not hold it; `embedrock inspect` lists what can be restored".into() })
+    Err(Error::UnknownCommit {
+        id,
+        why: "the log does not hold it; `embedrock inspect --commits` lists what can be restored".into(),
+    })
 }
 
 /// Walks back from the first `count` commits of segment `at` through the parents.
@@ -138,7 +144,7 @@ fn build(survey: &Survey, at: usize, count: usize) -> Result<Chain> {
                 commits.reverse();
                 let chain = Chain { commits, root: parent, bytes_cut: 0, new_timeline: false };
                 // Older segments go once a base makes them needless; without one they are missed.
-                let begins = is_root(survey, parent) || !chain.bases(survey).is_empty();
+                let begins = parent.0.sequence == 0 || !chain.bases(survey).is_empty();
                 return if begins { Ok(chain) } else { Err(hole(survey, at, parent.0)) };
             }
         }
@@ -151,10 +157,6 @@ fn find(segments: &[Segment], parent: (CommitId, CommitHash)) -> Option<(usize, 
         let place = segment.commits.iter().position(|p| (p.record.id, p.record.hash) == parent)?;
         Some((at, place))
     })
-}
-
-fn is_root(survey: &Survey, parent: (CommitId, CommitHash)) -> bool {
-    parent.0.sequence == 0 || survey.bases.iter().any(|base| (base.begin, base.begin_hash) == parent)
 }
 
 fn hole(survey: &Survey, at: usize, parent: CommitId) -> Error {

@@ -32,10 +32,14 @@ pub struct RecoveryReport {
 
 impl fmt::Display for RecoveryReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "at commit {}", self.at)?;
+        let commits = match self.commits_replayed {
+            1 => "1 commit".to_owned(),
+            count => format!("{count} commits"),
+        };
         match self.base {
-            Some(base) => write!(f, " (base {base} and {} commits after it)", self.commits_replayed)?,
-            None => write!(f, " ({} commits from the beginning)", self.commits_replayed)?,
+            _ if self.at.sequence == 0 => f.write_str("empty, without a commit yet")?,
+            Some(base) => write!(f, "at commit {} (base {base} and {commits} after it)", self.at)?,
+            None => write!(f, "at commit {} ({commits} from the beginning)", self.at)?,
         }
         if self.bytes_cut > 0 {
             write!(f, "; {} bytes of log after the last commit were cut", self.bytes_cut)?;

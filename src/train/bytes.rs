@@ -37,6 +37,11 @@ impl Writer {
             self.u32(value.to_bits());
         }
     }
+
+    pub(crate) fn text(&mut self, text: &str) {
+        self.varint(text.len() as u64);
+        self.bytes.extend_from_slice(text.as_bytes());
+    }
 }
 
 /// Reads what a [`Writer`] wrote.
@@ -83,6 +88,13 @@ impl<'a> Reader<'a> {
         Err(damaged("a number is longer than 64 bits"))
     }
 
+    pub(crate) fn text(&mut self) -> Result<&'a str> {
+        let length = usize::try_from(self.varint()?).unwrap_or(usize::MAX);
+        let (text, rest) = self.rest.split_at_checked(length).ok_or_else(|| damaged("it ends too early"))?;
+        self.rest = rest;
+        std::str::from_utf8(text).map_err(|_| damaged("a text in it is not UTF-8"))
+    }
+
     /// Fills `values`; their number must be the one that was written.
     pub(crate) fn f32s(&mut self, values: &mut [f32]) -> Result<()> {
         let found = self.varint()?;
@@ -118,6 +130,7 @@ mod tests {
         }
         writer.f32s(&[1.5, -0.0, f32::MIN_POSITIVE]);
         writer.f64(-2.5);
+        writer.text("a\nb");
         let mut reader = Reader::new(&writer.bytes);
         for value in [0, 1, 127, 128, 300, u64::MAX] {
             assert_eq!(reader.varint().unwrap(), value);
@@ -126,11 +139,12 @@ mod tests {
         reader.f32s(&mut floats).unwrap();
         assert_eq!(floats.map(f32::to_bits), [1.5f32, -0.0, f32::MIN_POSITIVE].map(f32::to_bits));
         assert_eq!(reader.f64().unwrap(), -2.5);
+        assert_eq!(reader.text().unwrap(), "a\nb");
         reader.end().unwrap();
         for cut in 0..writer.bytes.len() {
             let mut reader = Reader::new(&writer.bytes[..cut]);
             let all = (0..6).try_for_each(|_| reader.varint().map(|_| ()));
-            assert!(all.and_then(|()| reader.f32s(&mut floats)).and_then(|()| reader.f64().map(|_| ())).is_err());
+            assert!(all.and_then(|()| reader.f32s(&mut floats)).and_then(|()| reader.f64()).and_then(|_| reader.text()).is_err());
         }
         assert!(Reader::new(&[0xff; 20]).varint().is_err());
     }

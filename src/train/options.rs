@@ -1,7 +1,7 @@
 //! How a DeepFM is trained.
 #![forbid(unsafe_code)]
 
-use super::data::{Description, Shape};
+use super::data::Shape;
 use crate::{Error, Initializer, Optimizer, Result, TableSchema};
 
 /// The name of the table that holds the features' rows: first-order weight and factors.
@@ -86,11 +86,15 @@ impl DeepFmOptions {
             .initializer(Initializer::uniform(self.initial_range))
     }
 
-    /// Covers the options that decide what is learned, and the shape of the samples.
-    pub(crate) fn hash(&self, data: &Description) -> [u8; 32] {
+    /// What decides what is learned, a line each: the options, and the shape of the samples.
+    pub(crate) fn lines(&self, shape: Shape) -> String {
         let DeepFmOptions { factors, hidden, batch_size, dense_learning_rate, initial_range, seed, .. } = self;
-        let rates = [self.rows_learning_rate(data.shape), *dense_learning_rate, *initial_range].map(f32::to_bits);
-        let text = format!("deepfm 1 {:?} {factors} {hidden:?} {batch_size} {rates:?} {seed}", data.shape);
-        *blake3::hash(text.as_bytes()).as_bytes()
+        let Shape { keys, dense } = shape;
+        let rate = self.rows_learning_rate(shape);
+        format!(
+            "{keys} keys a sample\n{dense} dense numbers a sample\nfactors {factors}\nhidden layers {hidden:?}\n\
+             batch size {batch_size}\nlearning rate {rate:?}\ndense learning rate {dense_learning_rate:?}\n\
+             initial range {initial_range:?}\nseed {seed}"
+        )
     }
 }

@@ -67,7 +67,8 @@ fn fresh_state(source: &dyn Source, options: &DeepFmOptions) -> Result<State> {
     let architecture = Architecture { shape: data.shape, factors: options.factors, hidden: options.hidden.clone() };
     let model = DeepFm::new(architecture, options.dense_learning_rate, &mut random)?;
     Ok(State {
-        options: options.hash(data),
+        options: options.lines(data.shape),
+        input: format!("{} ({})", data.format, data.name),
         fingerprint: source.fingerprint(),
         position: source.position(),
         batches: 0,

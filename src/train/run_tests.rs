@@ -10,6 +10,10 @@ fn source(samples: u64) -> Box<dyn Source> {
     Box::new(Synthetic::new(Clicks { samples, users: 300, items: 100, ..Clicks::default() }).unwrap())
 }
 
+fn other_source(samples: u64) -> Box<dyn Source> {
+    Box::new(Synthetic::new(Clicks { samples, users: 301, items: 100, ..Clicks::default() }).unwrap())
+}
+
 const SHAPE: Shape = Shape { keys: 2, dense: 0 };
 
 fn options() -> DeepFmOptions {
@@ -75,6 +79,17 @@ fn a_resumed_job_ends_with_the_bits_of_one_never_interrupted() {
 }
 
 #[test]
+fn a_longer_stream_goes_on_where_the_shorter_ended() {
+    let (whole, parts) = (Fragile::new(), Fragile::new());
+    train_deepfm(&whole, source(2_048), &options(), &mut |_| ()).unwrap();
+    train_deepfm(&parts, source(1_024), &options(), &mut |_| ()).unwrap();
+    train_deepfm(&parts, source(2_048), &options(), &mut |_| ()).unwrap();
+    assert_eq!(rows(&parts), rows(&whole));
+    let shorter = train_deepfm(&parts, source(1_024), &options(), &mut |_| ());
+    assert!(matches!(shorter, Err(Error::InvalidOption { option: "data", .. })));
+}
+
+#[test]
 fn a_crash_between_commits_goes_back_to_the_last_one() {
     struct Broken(Box<dyn Source>, u64);
     impl Source for Broken {
@@ -117,9 +132,9 @@ fn another_input_or_other_options_are_refused() {
     train_deepfm(&store, source(100), &options(), &mut |_| ()).unwrap();
     let other = DeepFmOptions { batch_size: 33, ..options() };
     let options_error = train_deepfm(&store, source(100), &other, &mut |_| ());
-    assert!(matches!(options_error, Err(Error::InvalidOption { option: "options", .. })));
-    let data_error = train_deepfm(&store, source(101), &options(), &mut |_| ());
-    assert!(matches!(data_error, Err(Error::InvalidOption { option: "data", .. })));
+    assert!(matches!(options_error, Err(Error::OtherJob(what)) if what.contains("batch size 32, not with batch size 33")));
+    let data_error = train_deepfm(&store, other_source(100), &options(), &mut |_| ());
+    assert!(matches!(data_error, Err(Error::OtherJob(what)) if what.contains("301 users")));
     let faster = DeepFmOptions { commit_every: 1, read_ahead: 1, ..options() };
     assert_eq!(train_deepfm(&store, source(100), &faster, &mut |_| ()).unwrap().samples_of_this_run, 0);
     let senseless = DeepFmOptions { learning_rate: Some(f32::NAN), ..options() };

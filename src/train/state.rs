@@ -1,8 +1,8 @@
 //! The trainer's state in a commit: from it a job goes on exactly where the committed rows are.
 //!
-//! Layout, little-endian: magic `EMBRKDFM`, version u32, total length u64, hash of the options (32 bytes), fingerprint of the
-//! input (32 bytes), samples consumed u64, batches u64, state of the random generator u64, metrics, dense weights with their
-//! optimizer. The hash of the options covers all that changes what is learned, not how often it is committed or shown.
+//! Layout, little-endian: magic `EMBRKDFM`, version u32, total length u64, the options as text, the input's name, its fingerprint
+//! (32 bytes), samples consumed u64, batches u64, state of the random generator u64, metrics, dense weights with their optimizer.
+//! The options are those that change what is learned, not how often it is committed or shown.
 #![forbid(unsafe_code)]
 
 use super::bytes::{Reader, Writer, damaged};
@@ -18,7 +18,9 @@ const LENGTH_AT: usize = 12;
 
 /// All of a job that is not in the store's tables.
 pub(crate) struct State {
-    pub(crate) options: [u8; 32],
+    /// A line for each option.
+    pub(crate) options: String,
+    pub(crate) input: String,
     pub(crate) fingerprint: [u8; 32],
     /// Samples consumed: the next one to learn.
     pub(crate) position: u64,
@@ -34,7 +36,8 @@ impl State {
         out.bytes.extend_from_slice(&MAGIC);
         out.u32(VERSION);
         out.u64(0);
-        out.bytes.extend_from_slice(&self.options);
+        out.text(&self.options);
+        out.text(&self.input);
         out.bytes.extend_from_slice(&self.fingerprint);
         out.u64(self.position);
         out.u64(self.batches);
@@ -60,11 +63,17 @@ impl State {
         if length != bytes.len() as u64 {
             return Err(damaged(format!("it has {} bytes where {length} were written", bytes.len())));
         }
-        if reader.take()? != self.options {
-            return Err(differs("options", "other options (model, learning rates, batch size or seed)", "the same options"));
+        let (options, input) = (reader.text()?, reader.text()?);
+        if options != self.options {
+            return Err(Error::OtherJob(differences(options, &self.options)));
         }
         if reader.take()? != self.fingerprint {
-            return Err(differs("data", "another input", "the same input, unchanged"));
+            let what = if input == self.input {
+                format!("was begun with {input}, which has changed since")
+            } else {
+                format!("was begun with {input}, not with {}", self.input)
+            };
+            return Err(Error::OtherJob(what));
         }
         self.position = reader.u64()?;
         self.batches = reader.u64()?;
@@ -75,9 +84,12 @@ impl State {
     }
 }
 
-fn differs(option: &'static str, what: &str, advice: &str) -> Error {
-    let what = format!("this store's job was started with {what}; go on with {advice}, or train into another store");
-    Error::InvalidOption { option, what }
+/// The lines that differ, e.g. "was begun with factors 16, not with factors 8".
+fn differences(begun: &str, now: &str) -> String {
+    let unlike: Vec<_> = begun.lines().zip(now.lines()).filter(|(begun, now)| begun != now).collect();
+    let list = |lines: Vec<&str>| lines.join(", ");
+    let (begun, now) = unlike.into_iter().unzip();
+    format!("was begun with {}, not with {}", list(begun), list(now))
 }
 
 #[cfg(test)]
@@ -90,7 +102,16 @@ mod tests {
         let mut random = Counter::new(1);
         let architecture = Architecture { shape: Shape { keys: 2, dense: 1 }, factors: 2, hidden: vec![3] };
         let model = DeepFm::new(architecture, 0.01, &mut random).unwrap();
-        State { options: [1; 32], fingerprint: [2; 32], position: 0, batches: 0, random, metrics: Metrics::default(), model }
+        State {
+            options: "a 1\nb 2".into(),
+            input: "x".into(),
+            fingerprint: [2; 32],
+            position: 0,
+            batches: 0,
+            random,
+            metrics: Metrics::default(),
+            model,
+        }
     }
 
     #[test]
@@ -117,8 +138,13 @@ mod tests {
             change(&mut state);
             state.resume(&bytes)
         };
-        assert!(matches!(other(|s| s.options[0] = 9), Err(Error::InvalidOption { option: "options", .. })));
-        assert!(matches!(other(|s| s.fingerprint[0] = 9), Err(Error::InvalidOption { option: "data", .. })));
+        let said = |change: fn(&mut State)| match other(change) {
+            Err(Error::OtherJob(what)) => what,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(said(|s| s.options = "a 1\nb 3".into()), "was begun with b 2, not with b 3");
+        assert_eq!(said(|s| s.fingerprint[0] = 9), "was begun with x, which has changed since");
+        assert_eq!(said(|s| (s.fingerprint[0], s.input) = (9, "y".into())), "was begun with x, not with y");
         let mut newer = bytes.clone();
         newer[8] = 9;
         assert!(matches!(fresh().resume(&newer), Err(Error::TrainerState(what)) if what.contains("version 9")));

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use embedrock::train::data::synthetic::{Clicks, FileLayout};
 
-use crate::output::{self, Outcome};
+use serde_json::json;
+
+use crate::output::{self, Outcome, say};
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Layout {
@@ -21,21 +23,31 @@ enum Layout {
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The file to make
-    #[arg(long)]
+    #[arg(long, value_name = "FILE")]
     to: PathBuf,
     /// Samples
     #[arg(long, default_value_t = 100_000)]
     samples: u64,
+    /// Users alive at any time
+    #[arg(long, default_value_t = Clicks::default().users)]
+    users: u64,
+    /// Items alive at any time
+    #[arg(long, default_value_t = Clicks::default().items)]
+    items: u64,
     /// Seed: the same one makes the same file
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Its layout
     #[arg(long, value_enum, default_value_t = Layout::Movielens)]
     layout: Layout,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
-    let clicks = Clicks { seed: args.seed, samples: args.samples, ..Clicks::default() };
+    let Args { seed, samples, users, items, .. } = *args;
+    let clicks = Clicks { seed, samples, users, items, ..Clicks::default() };
     clicks.validate()?;
     let layout = match args.layout {
         Layout::Movielens => FileLayout::MovieLens,
@@ -47,6 +59,11 @@ pub(crate) fn run(args: &Args) -> Outcome {
     clicks.write(&mut out, layout, &mut |done| bar.set_position(done))?;
     out.flush()?;
     bar.finish_and_clear();
-    println!("{}: {} synthetic samples, seed {}", args.to.display(), output::count(args.samples), args.seed);
+    if args.json {
+        let best_auc = clicks.best_auc();
+        output::json(&json!({"file": args.to, "samples": samples, "seed": seed, "synthetic": true, "best_auc": best_auc}))?;
+    } else {
+        say!("{}: {} synthetic samples, seed {seed}", args.to.display(), output::count(samples));
+    }
     output::done()
 }

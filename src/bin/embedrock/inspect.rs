@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use embedrock::{Store, StoreOptions};
 use serde_json::json;
 
-use crate::output::{self, Outcome};
+use crate::output::{self, Outcome, say};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -22,7 +22,7 @@ pub(crate) struct Args {
     #[arg(long)]
     json: bool,
     /// Memory to open the store in
-    #[arg(long, value_parser = output::size, default_value = "1GiB")]
+    #[arg(long, value_parser = output::size, value_name = "BYTES", default_value = "1GiB")]
     memory_budget: usize,
 }
 
@@ -44,12 +44,9 @@ pub(crate) fn run(args: &Args) -> Outcome {
         }))?;
         return output::done();
     }
-    match &last {
-        Some(_) => println!("{} {}", args.store.display(), store.recovery()),
-        None => println!("{}: no commit yet", args.store.display()),
-    }
+    say!("{}: {}", args.store.display(), store.recovery());
     for table in &stats.tables {
-        println!(
+        say!(
             "table '{}': dim {}, {} rows ({} hot, {} cold as opened in {})",
             table.name,
             table.dim,
@@ -59,13 +56,13 @@ pub(crate) fn run(args: &Args) -> Outcome {
             output::bytes(args.memory_budget as u64),
         );
     }
-    println!("clock {}, trainer state {}", stats.clock, output::bytes(last.map_or(0, |c| c.state.len() as u64)));
-    println!("disk: log {}, cold tier {}", output::bytes(stats.log_bytes), output::bytes(stats.cold_disk_bytes));
+    say!("clock {}, trainer state {}", stats.clock, output::bytes(last.map_or(0, |c| c.state.len() as u64)));
+    say!("disk: log {}, cold tier {}", output::bytes(stats.log_bytes), output::bytes(stats.cold_disk_bytes));
     if let Some(digest) = digest {
-        println!("digest {digest}");
+        say!("digest {digest}");
     }
     for id in commits.unwrap_or_default() {
-        println!("commit {id}");
+        say!("commit {id}");
     }
     output::done()
 }

@@ -1,4 +1,6 @@
 //! The command line of Embedrock: train, look at, check, save and restore stores.
+//!
+//! Exit codes: 0 done; 1 it failed, or a check found damage; 2 the command line asks for what cannot be.
 #![forbid(unsafe_code)]
 
 mod checkpoint;
@@ -10,6 +12,8 @@ mod restore;
 mod train;
 mod verify;
 
+use std::error::Error;
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -57,8 +61,22 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
+            let code = exit_code(error.as_ref());
+            if code > 0 {
+                eprintln!("error: {error}");
+            }
+            ExitCode::from(code)
         }
+    }
+}
+
+fn exit_code(error: &(dyn Error + 'static)) -> u8 {
+    use embedrock::Error::{BudgetTooSmall, InvalidOption, OtherJob};
+    let closed = error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe);
+    match error.downcast_ref::<embedrock::Error>() {
+        // Who reads the output has read enough.
+        _ if closed => 0,
+        Some(InvalidOption { .. } | BudgetTooSmall { .. } | OtherJob(_)) => 2,
+        _ => 1,
     }
 }

@@ -3,6 +3,14 @@
 
 use embedrock::Optimizer;
 
+/// Prints a line to standard output. A reader that went away is an error like any other, not a panic.
+macro_rules! say {
+    ($($line:tt)*) => {
+        std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{}\n", format_args!($($line)*)))?
+    };
+}
+pub(crate) use say;
+
 /// What a subcommand returns.
 pub(crate) type Outcome = Result<std::process::ExitCode, Box<dyn std::error::Error>>;
 
@@ -15,6 +23,7 @@ pub(crate) fn done() -> Outcome {
 pub(crate) fn size(text: &str) -> Result<usize, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit: usize = match &text[digits.len()..] {
+        _ if digits.is_empty() => return Err(format!("'{text}' is no size: write e.g. 64MiB")),
         "" | "B" => 1,
         "KiB" | "K" => 1 << 10,
         "MiB" | "M" => 1 << 20,
@@ -48,8 +57,8 @@ pub(crate) fn count(number: u64) -> String {
 }
 
 /// Prints a value as JSON.
-pub(crate) fn json(value: &serde_json::Value) -> Result<(), Box<dyn std::error::Error>> {
-    println!("{}", serde_json::to_string_pretty(value)?);
+pub(crate) fn json(value: &impl serde::Serialize) -> Result<(), Box<dyn std::error::Error>> {
+    say!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 use embedrock::Optimizer;
 use serde_json::json;
 
-use crate::output::{self, Outcome};
+use crate::output::{self, Outcome, say};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -31,10 +31,10 @@ pub(crate) fn run(args: &Args) -> Outcome {
         }))?;
         return output::done();
     }
-    println!("{} rows of dim {} with {}", output::count(args.rows), args.dim, args.optimizer);
-    println!("a row         {} B, hot {} B", plan.row_bytes, plan.hot_row_bytes);
-    println!("all in memory {}", output::bytes(plan.memory_bytes));
-    println!("all cold      {} of disk", output::bytes(plan.cold_bytes));
-    println!("a base        at most {}", output::bytes(plan.base_bytes));
+    say!("{} rows of dim {} with {}", output::count(args.rows), args.dim, args.optimizer);
+    say!("a row         {} B, hot {} B", plan.row_bytes, plan.hot_row_bytes);
+    say!("all in memory {}", output::bytes(plan.memory_bytes));
+    say!("all cold      {} of disk", output::bytes(plan.cold_bytes));
+    say!("a base        at most {}", output::bytes(plan.base_bytes));
     output::done()
 }

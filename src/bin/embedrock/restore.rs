@@ -6,17 +6,17 @@ use std::path::PathBuf;
 use embedrock::{At, CommitId};
 use serde_json::json;
 
-use crate::output::{self, Outcome};
+use crate::output::{self, Outcome, say};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The store to restore from
     store: PathBuf,
     /// The directory to make
-    #[arg(long)]
+    #[arg(long, value_name = "DIR")]
     to: PathBuf,
     /// The commit, as `inspect --commits` lists them; the newest by default
-    #[arg(long)]
+    #[arg(long, value_name = "COMMIT")]
     at: Option<CommitId>,
     /// Print JSON
     #[arg(long)]
@@ -29,9 +29,11 @@ pub(crate) fn run(args: &Args) -> Outcome {
         let tables: Vec<_> = report.tables.iter().map(|(name, rows)| json!({"name": name, "rows": rows})).collect();
         output::json(&json!({"commit": report.commit.to_string(), "tables": tables, "state_bytes": report.state_bytes}))?;
     } else {
-        println!("{}: commit {} of {}", args.to.display(), report.commit, args.store.display());
-        report.tables.iter().for_each(|(name, rows)| println!("table '{name}': {} rows", output::count(*rows)));
-        println!("trainer state {}", output::bytes(report.state_bytes));
+        say!("{}: commit {} of {}", args.to.display(), report.commit, args.store.display());
+        for (name, rows) in &report.tables {
+            say!("table '{name}': {} rows", output::count(*rows));
+        }
+        say!("trainer state {}", output::bytes(report.state_bytes));
     }
     output::done()
 }

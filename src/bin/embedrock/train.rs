@@ -10,7 +10,7 @@ use embedrock::train::{DeepFmOptions, Progress, train_deepfm};
 use embedrock::{Store, StoreOptions};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::output::{self, Outcome};
+use crate::output::{self, Outcome, say};
 
 #[derive(Subcommand)]
 pub(crate) enum Model {
@@ -21,13 +21,13 @@ pub(crate) enum Model {
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// MovieLens or Criteo data, plain, gzip or zstd, or a directory with it; without it a synthetic stream is generated
-    #[arg(long)]
+    #[arg(long, value_name = "FILE_OR_DIR")]
     data: Option<PathBuf>,
     /// The store; a run that was stopped goes on from its last commit
-    #[arg(long)]
+    #[arg(long, value_name = "DIR")]
     store: PathBuf,
     /// Memory that rows, indexes and caches may take
-    #[arg(long, value_parser = output::size, default_value = "256MiB")]
+    #[arg(long, value_parser = output::size, value_name = "BYTES", default_value = "256MiB")]
     memory_budget: usize,
     /// Cap on the rows in memory, for trying out what happens beyond it
     #[arg(long)]
@@ -89,16 +89,18 @@ pub(crate) fn run(model: Model) -> Outcome {
         ..DeepFmOptions::default()
     };
     if !args.json {
-        println!("{}", source.description().name);
-        println!("{} {}", args.store.display(), store.recovery());
+        if source.description().synthetic {
+            say!("no --data: learning a synthetic click stream");
+        }
+        say!("{}: {}", args.store.display(), store.recovery());
     }
     let bar = bar(source.description().samples);
     let report = train_deepfm(&store, source, &options, &mut |progress| show(&bar, progress))?;
     bar.finish_and_clear();
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?)
+        output::json(&report)?;
     } else {
-        println!("{report}")
+        say!("{report}");
     }
     output::done()
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use crate::output::{self, Outcome};
+use crate::output::{self, Outcome, say};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -27,12 +27,14 @@ pub(crate) fn run(args: &Args) -> Outcome {
             .collect();
         output::json(&json!({"files": report.files, "bytes": report.bytes, "damage": damage, "notes": report.notes}))?;
     } else {
-        report.notes.iter().for_each(|note| println!("note: {note}"));
+        for note in &report.notes {
+            say!("note: {note}");
+        }
         for damage in &report.damage {
-            println!("DAMAGED {} at byte {}: {}", damage.path.display(), damage.offset, damage.what);
+            say!("DAMAGED {} at byte {}: {}", damage.path.display(), damage.offset, damage.what);
         }
         let verdict = if report.damage.is_empty() { "sound" } else { "damaged" };
-        println!("{}: {verdict}, {} files, {} read", args.store.display(), report.files, output::bytes(report.bytes));
+        say!("{}: {verdict}, {} files, {} read", args.store.display(), report.files, output::bytes(report.bytes));
     }
     Ok(if report.damage.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,0 +1,235 @@
+//! The command line as its user meets it: what it reads, prints and refuses, and with which exit code.
+#![cfg(feature = "cli")]
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+mod command;
+
+use std::io::{Read, Write};
+use std::process::Stdio;
+
+use command::Place;
+use embedrock::{Store, StoreOptions, TableSchema, Update};
+
+const COMMANDS: [&str; 8] = ["train deepfm", "train", "inspect", "verify", "checkpoint", "restore", "plan", "generate"];
+/// Small batches, a commit after each few, so that a short stream has several.
+const TRAIN: &str = "train deepfm --batch-size 64 --factors 4 --memory-budget 24MiB --commit-every 4";
+
+/// The commands that a help text lists.
+fn listed(help: &str) -> Vec<&str> {
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    commands.map(|line| line.split_whitespace().next().unwrap()).filter(|name| *name != "help").collect()
+}
+
+#[test]
+fn help_lists_what_works_and_the_readme_says_the_same() {
+    let place = Place::new();
+    let mut listed_all: Vec<String> = Vec::new();
+    for name in listed(&place.ok("--help")) {
+        let below = place.ok(&format!("{name} --help"));
+        assert!(below.contains("Usage: embedrock"), "{below}");
+        match listed(&below).as_slice() {
+            [] => listed_all.push(name.to_owned()),
+            models => listed_all.extend(models.iter().map(|model| format!("{name} {model}"))),
+        }
+    }
+    let expected: Vec<&str> = COMMANDS.into_iter().filter(|name| *name != "train").collect();
+    assert_eq!(listed_all, expected);
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let line = readme.lines().find_map(|line| line.strip_prefix("`embedrock ")?.split_once('`')).unwrap().0;
+    assert_eq!(line.split(" | ").collect::<Vec<_>>(), expected, "the list of commands in README.md");
+    let helps: String = COMMANDS.map(|name| place.ok(&format!("{name} --help"))).concat() + "--release --features --help ";
+    let words = readme.split(|c: char| c.is_whitespace() || "`,;.|()".contains(c));
+    for option in words.filter(|word| word.starts_with("--") && word.ends_with(char::is_alphabetic)) {
+        assert!(helps.contains(&format!("{option} ")) || helps.contains(&format!("{option}\n")), "README.md names {option}");
+    }
+}
+
+#[test]
+fn a_senseless_command_line_is_exit_code_2_and_changes_nothing() {
+    let place = Place::new();
+    assert_eq!(place.run("").code, Some(2));
+    let all = [
+        ("fly", "unrecognized subcommand"),
+        ("inspect", "required"),
+        ("inspect x --memory-budget 1PiB", "'PiB' is no unit: use KiB, MiB or GiB"),
+        ("inspect x --memory-budget MiB", "is no size: write e.g. 64MiB"),
+        ("restore x --to y --at 7", "write TIMELINE.SEQUENCE"),
+        ("plan --rows 1 --dim 0", "1..=65536"),
+        ("plan --rows 1 --dim 8 --optimizer x", "choose sgd"),
+        ("train deepfm --store s --data x --samples nine", "invalid digit"),
+        ("generate --to f --users 0", "users, items and rate must be at least 1"),
+    ];
+    for (line, said) in all {
+        place.fails(line, 2, &[said]);
+    }
+    place.fails("train deepfm --store s --samples 10 --batch-size 0", 2, &["batch-size", "1 to 1048576"]);
+    place.fails("train deepfm --store s --samples 10 --memory-budget 1KiB", 2, &["memory budget", "8388608 are needed"]);
+    assert!(!place.path("f").exists());
+}
+
+#[test]
+fn ratings_and_clicks_are_read_plain_and_compressed() {
+    let place = Place::new();
+    for (layout, name) in [("movielens", "ratings.csv"), ("criteo", "train.tsv")] {
+        place.ok(&format!("generate --to {name} --layout {layout} --samples 1500 --users 200 --items 50"));
+        let text = std::fs::read(place.path(name)).unwrap();
+        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gz.write_all(&text).unwrap();
+        std::fs::write(place.path(&format!("{name}.gz")), gz.finish().unwrap()).unwrap();
+        std::fs::write(place.path(&format!("{name}.zst")), zstd::encode_all(text.as_slice(), 1).unwrap()).unwrap();
+        let runs = ["", ".gz", ".zst"].map(|ending| {
+            let report = place.json(&format!("{TRAIN} --store {name}{ending}-store --data {name}{ending}"));
+            assert_eq!((report["samples"].as_u64(), report["batches"].as_u64()), (Some(1500), Some(24)), "{report}");
+            assert_eq!(report["data"]["synthetic"], false);
+            let auc = report["auc"].as_f64().unwrap();
+            assert!((0.4..1.0).contains(&auc) && !report["curve"].as_array().unwrap().is_empty(), "{report}");
+            (place.digest(&format!("{name}{ending}-store")), auc.to_bits(), report["rows"]["total"].as_u64())
+        });
+        assert!(runs.iter().all(|run| *run == runs[0] && run.2 > Some(100)), "{runs:?}");
+    }
+    std::fs::create_dir(place.path("two")).unwrap();
+    ["a", "b"].iter().for_each(|name| std::fs::write(place.path(&format!("two/{name}")), "1::2::3::4\n").map(drop).unwrap());
+    place.fails(&format!("{TRAIN} --store s --data two"), 2, &["holds several: two/a and two/b", "name one"]);
+}
+
+#[test]
+fn a_malformed_line_is_named_and_costs_nothing_that_was_committed() {
+    let place = Place::new();
+    std::fs::write(place.path("ratings.csv"), "userId,movieId,rating,timestamp\n1,2,3.5,9\n1,2,many,9\n").unwrap();
+    place.fails(&format!("{TRAIN} --store r --data ratings.csv"), 1, &["ratings.csv:3:", "rating 'many' is not a number"]);
+    assert!(!place.path("r").exists(), "a store was made for a file that cannot be read");
+
+    place.ok("generate --to good.tsv --layout criteo --samples 1000");
+    let good = std::fs::read_to_string(place.path("good.tsv")).unwrap();
+    let bad: Vec<String> = good.lines().enumerate().map(|(at, line)| if at == 900 { "2".into() } else { line.into() }).collect();
+    std::fs::write(place.path("bad.tsv"), bad.join("\n")).unwrap();
+    place.fails(&format!("{TRAIN} --store s --data bad.tsv"), 1, &["bad.tsv:901:", "the label '2' is neither 0 nor 1"]);
+    place.ok(&format!("{TRAIN} --store t --data good.tsv --max-samples 768"));
+    assert_eq!(place.json("inspect s")["last_commit"], "1.3");
+    assert_eq!(place.digest("s"), place.digest("t"), "what was committed before the bad line");
+    std::fs::write(place.path("bad.tsv"), &good).unwrap();
+    place.fails(&format!("{TRAIN} --store s --data bad.tsv"), 2, &["begun with criteo (bad.tsv), which has changed since"]);
+}
+
+#[test]
+fn what_is_not_there_is_said() {
+    let place = Place::new();
+    place.fails("train deepfm --store s --data nowhere.csv", 1, &["cannot open nowhere.csv: No such file"]);
+    assert!(!place.path("s").exists());
+    for line in ["inspect s", "checkpoint s", "verify s", "restore s --to t"] {
+        place.fails(line, 1, &["s is not an embedrock store"]);
+    }
+    std::fs::create_dir(place.path("s")).unwrap();
+    std::fs::write(place.path("s/thesis.txt"), "years of work").unwrap();
+    for line in ["inspect s", "checkpoint s", "verify s", "restore s --to t", "train deepfm --store s --samples 10"] {
+        place.fails(line, 1, &["s is not an embedrock store", "IDENTITY"]);
+    }
+    assert_eq!(command::files_below(&place.path("s")).len(), 1, "files were left in a directory that is no store");
+    std::fs::write(place.path("f.csv"), "hello\n").unwrap();
+    place.fails("train deepfm --store t --data f.csv", 1, &["f.csv:1:", "not known by its first line 'hello'"]);
+}
+
+#[test]
+fn another_job_and_another_schema_are_refused() {
+    let place = Place::new();
+    let train = |more: &str| format!("{TRAIN} --store s --samples 500 {more}");
+    place.ok(&train(""));
+    let digest = place.digest("s");
+    place.fails(
+        &train("--factors 8 --seed 9").replacen("--factors 4", "", 1),
+        2,
+        &["begun with factors 4, seed 1, not with factors 8, seed 9"],
+    );
+    place.fails(&train("--users 77"), 2, &["begun with synthetic clicks (seed 1,", "not with synthetic clicks"]);
+    assert_eq!(place.digest("s"), digest);
+
+    let store = Store::open(place.path("t"), StoreOptions::default().memory_budget(24 << 20)).unwrap();
+    let table = store.create_table(TableSchema::new("feature", 3)).unwrap();
+    table.assign(&[1, 2], &[0.5; 6], &Update::at(5)).unwrap();
+    store.commit(b"").unwrap();
+    drop((table, store));
+    let digest = place.digest("t");
+    place.fails(&train("").replace("--store s", "--store t"), 1, &["table 'feature' has another schema", "dim"]);
+    assert_eq!(place.digest("t"), digest);
+}
+
+#[test]
+fn a_store_in_use_names_the_process_that_holds_it() {
+    let place = Place::new();
+    let store = Store::open(place.path("s"), StoreOptions::default().memory_budget(24 << 20)).unwrap();
+    let holder = format!("s is in use by process {}", std::process::id());
+    for line in ["inspect s", "checkpoint s", "verify s", "restore s --to t", "train deepfm --store s --samples 10"] {
+        place.fails(line, 1, &[&holder, "close the other store first"]);
+    }
+    drop(store);
+    assert!(place.ok("inspect s").contains("s: empty, without a commit yet"));
+}
+
+#[test]
+fn restore_brings_any_commit_back_and_touches_nothing_that_exists() {
+    let place = Place::new();
+    let train = |most: u64| format!("{TRAIN} --store s --samples 2000 --hot-rows 50 --max-samples {most}");
+    let digests: Vec<String> = [512, 1024, 2000]
+        .into_iter()
+        .map(|most| {
+            place.ok(&train(most));
+            place.digest("s")
+        })
+        .collect();
+    let commits = place.json("inspect s --commits")["commits"].clone();
+    let commits: Vec<&str> = commits.as_array().unwrap().iter().map(|commit| commit.as_str().unwrap()).collect();
+    assert_eq!(commits, ["1.1", "1.2", "1.3", "1.4", "1.5", "1.6", "1.7", "1.8"]);
+    for (commit, target, expected) in [("1.2", "a", 0), ("1.4", "b", 1), ("1.8", "c", 2)] {
+        assert!(place.ok(&format!("restore s --to {target} --at {commit}")).contains(&format!("commit {commit} of s")));
+        assert_eq!(place.digest(target), digests[expected]);
+    }
+    let report = place.json("restore s --to d");
+    assert_eq!(report["commit"], "1.8");
+    assert!(report["tables"][0]["rows"].as_u64().unwrap() > 100 && report["state_bytes"].as_u64().unwrap() > 100);
+    assert_eq!(place.digest("d"), digests[2]);
+    // A job goes on from a restored commit, in a timeline of its own, and comes to the same end.
+    let resumed = place.json(&train(2000).replace("--store s", "--store a"));
+    assert_eq!((&resumed["resumed_from"], &resumed["commit"]), (&"1.2".into(), &"2.8".into()));
+    assert_eq!(place.digest("a"), digests[2]);
+
+    std::fs::create_dir(place.path("mine")).unwrap();
+    place.fails("restore s --to mine", 1, &["mine exists: choose a directory that does not"]);
+    place.fails("restore s --to e --at 1.99", 1, &["commit 1.99 cannot be restored", "inspect --commits"]);
+    assert!(!place.path("e").exists() && std::fs::read_dir(place.path("mine")).unwrap().next().is_none());
+}
+
+#[test]
+fn checkpoint_plan_and_generate_say_what_they_did() {
+    let place = Place::new();
+    place.ok("generate --to clicks.csv --samples 800 --users 90 --items 20 --seed 3");
+    place.fails("generate --to clicks.csv", 1, &["cannot create clicks.csv", "exists"]);
+    assert_eq!(std::fs::read_to_string(place.path("clicks.csv")).unwrap().lines().count(), 801);
+    let made = place.json("generate --to more.tsv --layout criteo --samples 10");
+    assert_eq!((&made["samples"], &made["synthetic"]), (&10.into(), &true.into()));
+
+    place.ok(&format!("{TRAIN} --store s --data clicks.csv --checkpoint-every 0"));
+    let (digest, before) = (place.digest("s"), place.json("inspect s"));
+    assert!(place.ok("checkpoint s").contains("s: base 1 at commit 1.4"));
+    assert_eq!(place.json("checkpoint s")["base"], 2);
+    assert!(place.ok("inspect s").contains("at commit 1.4 (base 2 and 0 commits after it)"));
+    assert_eq!(place.digest("s"), digest);
+    let after = place.json("inspect s");
+    assert_eq!((&after["tables"][0]["rows"], &after["clock"]), (&before["tables"][0]["rows"], &before["clock"]));
+
+    let plan = place.json("plan --rows 1000000 --dim 64 --optimizer adam");
+    assert_eq!(plan["row_bytes"].as_u64(), Some(64 * 3 * 4 + 8));
+    assert!(plan["memory_bytes"].as_u64() > Some(776_000_000));
+    assert!(place.ok("plan --rows 10 --dim 2").contains("10 rows of dim 2 with adagrad"));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let place = Place::new();
+    place.ok("train deepfm --store s --samples 100");
+    let mut child = place.command("inspect s --commits").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let mut err = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    assert_eq!((child.wait().unwrap().code(), err.as_str()), (Some(0), ""));
+}
