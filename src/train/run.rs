@@ -131,7 +131,7 @@ impl Run<'_> {
             self.learn(&batch)?;
             let due = self.options.commit_every > 0 && self.uncommitted >= self.options.commit_every;
             if due {
-                self.commit_in_background()?;
+                self.commit()?;
             }
             if due || self.shown.elapsed() >= PROGRESS_EVERY {
                 self.shown = Instant::now();
@@ -162,14 +162,14 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Training goes on while the commit is written; what it fails with the next one says.
-    fn commit_in_background(&mut self) -> Result<()> {
+    // In the foreground: with both in the background an interrupted job was seen to end with other bits.
+    fn commit(&mut self) -> Result<()> {
         let state = self.state.to_bytes();
-        self.commit = Some(self.store.commit_in_background(|| state)?.id());
+        self.commit = Some(self.store.commit_with(|| state)?);
         self.uncommitted = 0;
         self.commits += 1;
         if self.options.checkpoint_every > 0 && self.commits.is_multiple_of(self.options.checkpoint_every) {
-            self.store.checkpoint_in_background()?;
+            self.store.checkpoint()?;
         }
         Ok(())
     }
