@@ -28,7 +28,7 @@ pub struct Progress {
     pub logloss: Option<f64>,
     /// Where the rows are, and what they take.
     pub rows: Rows,
-    /// The last commit.
+    /// The last commit; it may still be on its way to the disk.
     pub commit: Option<CommitId>,
     /// Whether this call comes right after a commit.
     pub committed: bool,
@@ -103,7 +103,7 @@ pub struct Report {
     pub rows: Rows,
     /// Weights of the dense part.
     pub dense_weights: u64,
-    /// The last commit, `timeline.sequence`.
+    /// The last commit, `timeline.sequence`; durable.
     pub commit: Option<String>,
     /// The commit from which this run went on.
     pub resumed_from: Option<String>,

@@ -11,7 +11,7 @@ use super::metrics::Metrics;
 use super::options::DeepFmOptions;
 use super::report::{Progress, Report, Rows};
 use super::state::State;
-use crate::{CommitId, Result, Store, Table, Update};
+use crate::{CommitId, Result, Store, Table, Ticket, Update};
 
 /// The least time between two progress calls that do not follow a commit.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
@@ -47,6 +47,7 @@ pub fn train_deepfm(
         begun: Instant::now(),
         shown: Instant::now(),
         commit: store.last_commit().map(|commit| commit.id),
+        ticket: None,
         uncommitted: 0,
         commits: 0,
         rows: Vec::new(),
@@ -113,6 +114,8 @@ struct Run<'a> {
     begun: Instant,
     shown: Instant,
     commit: Option<CommitId>,
+    /// Says when that is durable, if this run cut it.
+    ticket: Option<Ticket>,
     /// Batches learned since the last commit.
     uncommitted: u64,
     commits: u64,
@@ -138,8 +141,9 @@ impl Run<'_> {
                 observer(&self.progress(due));
             }
         }
-        if self.uncommitted > 0 || self.commit.is_none() {
-            self.commit = Some(self.store.commit(&self.state.to_bytes())?);
+        let due = self.uncommitted > 0 || self.commit.is_none();
+        self.last_commit()?;
+        if due {
             observer(&self.progress(true));
         }
         Ok(())
@@ -162,16 +166,26 @@ impl Run<'_> {
         Ok(())
     }
 
-    // In the foreground: with both in the background an interrupted job was seen to end with other bits.
+    /// Training goes on while the commit is written; what it fails with the next one says, or the end of the run.
     fn commit(&mut self) -> Result<()> {
         let state = self.state.to_bytes();
-        self.commit = Some(self.store.commit_with(|| state)?);
+        let ticket = self.store.commit_in_background(|| state)?;
+        self.commit = Some(ticket.id());
+        self.ticket = Some(ticket);
         self.uncommitted = 0;
         self.commits += 1;
         if self.options.checkpoint_every > 0 && self.commits.is_multiple_of(self.options.checkpoint_every) {
-            self.store.checkpoint()?;
+            self.store.checkpoint_in_background()?;
         }
         Ok(())
+    }
+
+    /// What was learned and is not committed yet is; returns when it is durable.
+    fn last_commit(&mut self) -> Result<()> {
+        if self.uncommitted > 0 || self.commit.is_none() {
+            self.commit()?;
+        }
+        self.ticket.take().map_or(Ok(()), |ticket| ticket.wait().map(|_| ()))
     }
 
     fn rate(&self) -> (f64, f64) {
