@@ -11,7 +11,7 @@ use std::process::Stdio;
 use command::Place;
 use embedrock::{Store, StoreOptions, TableSchema, Update};
 
-const COMMANDS: [&str; 8] = ["train deepfm", "train", "inspect", "verify", "checkpoint", "restore", "plan", "generate"];
+const COMMANDS: [&str; 9] = ["train deepfm", "train", "inspect", "verify", "checkpoint", "restore", "plan", "generate", "bench"];
 /// Small batches, a commit after each few, so that a short stream has several.
 const TRAIN: &str = "train deepfm --batch-size 64 --factors 4 --memory-budget 24MiB --commit-every 4";
 
@@ -223,6 +223,22 @@ fn checkpoint_plan_and_generate_say_what_they_did() {
     assert_eq!(plan["row_bytes"].as_u64(), Some(64 * 3 * 4 + 8));
     assert!(plan["memory_bytes"].as_u64() > Some(776_000_000));
     assert!(place.ok("plan --rows 10 --dim 2").contains("10 rows of dim 2 with adagrad"));
+}
+
+#[test]
+fn bench_measures_every_operation_and_leaves_nothing_behind() {
+    let place = Place::new();
+    let report = place.json("bench --quick --dir .");
+    let figures = report["figures"].as_array().unwrap();
+    for operation in ["lookup", "miss", "update", "mixed", "insert"] {
+        let of_store = figures.iter().filter(|f| f["operation"] == operation && f["candidate"] == "embedrock");
+        assert!(of_store.clone().count() > 0, "{operation}: {report}");
+        assert!(of_store.clone().all(|f| f["rows_per_second"].as_f64().unwrap() > 0.0), "{operation}: {report}");
+    }
+    assert!(command::files_below(&place.path(".")).is_empty());
+    place.fails("bench --quick --dir missing", 1, &["missing"]);
+    let refused = place.run("bench --distribution zipf:1");
+    assert!(refused.code == Some(2) && refused.err.contains("an exponent is 0.1 to 4"), "{refused:?}");
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! The command line of Embedrock: train, look at, check, save and restore stores.
 //!
 //! Exit codes: 0 done; 1 it failed, or a check found damage; 2 the command line asks for what cannot be.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+mod bench;
 mod checkpoint;
 mod generate;
 mod inspect;
@@ -43,6 +44,8 @@ enum Command {
     Plan(plan::Args),
     /// Write a seeded synthetic data set
     Generate(generate::Args),
+    /// Measure this store beside the machine's limit and plain maps, in one run
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Restore(args) => restore::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Generate(args) => generate::run(&args),
+        Command::Bench(args) => bench::run(&args, &[]),
     };
     match result {
         Ok(code) => code,

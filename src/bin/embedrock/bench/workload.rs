@@ -1,0 +1,136 @@
+//! The batches of a run: which keys, where their rows are known to be, what they hold, what updates make of them.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::str::FromStr;
+
+use embedrock::train::data::synthetic::Counter;
+
+use super::candidate::Site;
+
+/// Keys drawn for each thread, in all its batches together: more than any cache holds rows of.
+const KEYS_A_THREAD: usize = 2 << 20;
+/// The gradient of every value.
+pub(crate) const GRADIENT: f32 = 0.01;
+pub(crate) const LEARNING_RATE: f32 = 0.05;
+const INITIAL_ACCUMULATOR: f32 = 0.1;
+const EPSILON: f32 = 1e-10;
+
+/// How keys are drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Distribution {
+    Uniform,
+    Zipf(f64),
+}
+
+impl FromStr for Distribution {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Distribution, String> {
+        let exponent = |text: &str| text.parse().ok().filter(|s| (0.1..=4.0).contains(s) && *s != 1.0);
+        match text.split_once(':') {
+            None if text == "uniform" => Ok(Distribution::Uniform),
+            Some(("zipf", text)) => {
+                exponent(text).map(Distribution::Zipf).ok_or_else(|| "an exponent is 0.1 to 4, not 1".to_owned())
+            }
+            _ => Err("write uniform, or zipf:1.05".into()),
+        }
+    }
+}
+
+impl fmt::Display for Distribution {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Distribution::Uniform => f.write_str("uniform"),
+            Distribution::Zipf(exponent) => write!(f, "Zipf {exponent}"),
+        }
+    }
+}
+
+/// Some keys of one thread, and their places among that thread's rows.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) keys: Vec<u64>,
+    pub(crate) places: Vec<u32>,
+}
+
+/// The batches of each thread, of present and of absent keys.
+pub(crate) struct Workload {
+    pub(crate) present: Vec<Vec<Batch>>,
+    pub(crate) absent: Vec<Vec<Batch>>,
+}
+
+/// The key of a row: all 64 bits in use, each row its own.
+pub(crate) fn key_of(row: u64) -> u64 {
+    let mixed = (row ^ row >> 31).wrapping_mul(0x7fb5_d329_728e_a185);
+    (mixed ^ mixed >> 27).wrapping_mul(0x81da_def4_bc2d_d44d)
+}
+
+/// What each value of a row's embedding is at first.
+pub(crate) fn value_of(row: u64) -> f32 {
+    (row % 1021 + 1) as f32
+}
+
+/// The accumulators of a row at first.
+pub(crate) fn initial_state() -> f32 {
+    INITIAL_ACCUMULATOR
+}
+
+/// Adagrad on one row, as anybody would write it.
+#[inline(always)]
+pub(crate) fn adagrad(weights: &mut [f32], sums: &mut [f32], gradients: &[f32]) {
+    for ((weight, sum), gradient) in weights.iter_mut().zip(sums).zip(gradients) {
+        *sum += gradient * gradient;
+        *weight -= LEARNING_RATE * gradient / (sum.sqrt() + EPSILON);
+    }
+}
+
+/// All rows of a thread, in order, for filling.
+pub(crate) fn all_rows(site: &Site, thread: usize) -> impl Iterator<Item = (Batch, Vec<u64>)> + '_ {
+    const A_BATCH: usize = 8192;
+    let rows = site.rows_of(thread);
+    (0..rows).step_by(A_BATCH).map(move |first| {
+        let places: Vec<u32> = (first as u32..(first + A_BATCH).min(rows) as u32).collect();
+        let rows: Vec<u64> = places.iter().map(|&place| u64::from(place) * site.threads as u64 + thread as u64).collect();
+        (Batch { keys: rows.iter().map(|&row| key_of(row)).collect(), places }, rows)
+    })
+}
+
+impl Workload {
+    pub(crate) fn new(site: &Site, distribution: Distribution, batch: usize) -> Workload {
+        let mut random = Counter::new(7);
+        let mut draw = |thread: usize, first: u64| {
+            let rows = site.rows_of(thread) as u64;
+            let count = (KEYS_A_THREAD.min(site.rows as usize * 4) / batch).max(2);
+            let mut one = || {
+                let mut drawn = Batch::default();
+                for _ in 0..batch {
+                    let place = distribution.draw(random.unit(), rows);
+                    drawn.keys.push(key_of(first + place * site.threads as u64 + thread as u64));
+                    drawn.places.push(place as u32);
+                }
+                drawn
+            };
+            (0..count).map(|_| one()).collect::<Vec<_>>()
+        };
+        let present = (0..site.threads).map(|thread| draw(thread, 0)).collect();
+        let absent = (0..site.threads).map(|thread| draw(thread, site.rows)).collect();
+        Workload { present, absent }
+    }
+}
+
+impl Distribution {
+    /// A place below `rows`; the most frequent ones lie apart from each other.
+    fn draw(self, unit: f64, rows: u64) -> u64 {
+        let rank = match self {
+            Distribution::Uniform => (unit * rows as f64) as u64,
+            Distribution::Zipf(exponent) => {
+                let power = 1.0 - exponent;
+                let top = (rows as f64 + 1.0).powf(power) - 1.0;
+                (unit.mul_add(top, 1.0).powf(power.recip()) - 1.0) as u64
+            }
+        };
+        // A prime above any number of rows that fit, so each rank has a place of its own.
+        (u128::from(rank.min(rows - 1)) * 1_000_000_000_039 % u128::from(rows)) as u64
+    }
+}
