@@ -15,6 +15,7 @@ mod index;
 mod initializer;
 mod log;
 mod manifest;
+mod memory;
 mod optimizer;
 mod options;
 mod plan;

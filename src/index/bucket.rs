@@ -6,7 +6,7 @@ use crate::types::Key;
 /// Keys a bucket holds.
 pub(super) const WIDTH: usize = 5;
 
-#[derive(Clone, Default)]
+#[derive(Clone, Copy, bytemuck::Zeroable)]
 #[repr(C, align(64))]
 pub(super) struct Bucket {
     keys: [Key; WIDTH],

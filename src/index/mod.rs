@@ -8,6 +8,7 @@ mod bucket;
 
 use bucket::{Bucket, WIDTH};
 
+use crate::memory::Zeroed;
 use crate::types::Key;
 
 /// Set in a row number when the key was removed and only its tombstone is there.
@@ -34,13 +35,13 @@ pub(crate) fn prefetch(address: *const u8) {
 
 /// Maps keys to row numbers below 2^31, each key to its own.
 pub(crate) struct Index {
-    buckets: Vec<Bucket>,
+    buckets: Zeroed<Bucket>,
     len: usize,
 }
 
 impl Index {
     pub(crate) fn new() -> Index {
-        Index { buckets: vec![Bucket::default(); MIN_BUCKETS], len: 0 }
+        Index { buckets: Zeroed::new(MIN_BUCKETS), len: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -59,12 +60,16 @@ impl Index {
         if bucket + 1 == self.buckets.len() { 0 } else { bucket + 1 }
     }
 
-    /// Brings the key's home bucket near.
+    /// Brings the key's home bucket near, and the next one: a third of the searches go on there.
+    #[inline(always)]
     pub(crate) fn prefetch(&self, hash: u64) {
-        prefetch((&raw const self.buckets[self.home(hash)]).cast());
+        let home = (&raw const self.buckets[self.home(hash)]).cast::<u8>();
+        prefetch(home);
+        prefetch(home.wrapping_add(size_of::<Bucket>()));
     }
 
     /// The row of `key`; `hash` is any well mixed function of it, always the same.
+    #[inline(always)]
     pub(crate) fn find(&self, key: Key, hash: u64) -> Option<u32> {
         self.locate(key, hash).map(|(bucket, place)| self.buckets[bucket].rows[place])
     }
@@ -113,7 +118,7 @@ impl Index {
 
     /// Rebuilds with `buckets` buckets; `hash` gives each key's hash again.
     pub(crate) fn rebuild(&mut self, buckets: usize, hash: impl Fn(Key) -> u64) {
-        let mut grown = Index { buckets: vec![Bucket::default(); buckets.max(MIN_BUCKETS)], len: 0 };
+        let mut grown = Index { buckets: Zeroed::new(buckets.max(MIN_BUCKETS)), len: 0 };
         for (key, row) in self.iter() {
             grown.insert(key, hash(key), row);
         }

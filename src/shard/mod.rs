@@ -156,6 +156,7 @@ impl Shard {
     }
 
     /// The row number of a key, tombstones marked, and its row brought near.
+    #[inline(always)]
     pub(crate) fn probe(&self, key: Key, mixed: u64, prefetch_bytes: usize, meta: bool) -> Option<u32> {
         let raw = self.index.find(key, index_hash(mixed))?;
         if raw & TOMBSTONE_BIT == 0 {
@@ -168,6 +169,7 @@ impl Shard {
     }
 
     /// What stands at a probed row number; `clock` decides expiry.
+    #[inline(always)]
     pub(crate) fn read(&self, raw: Option<u32>, schema: &TableSchema, clock: UnixSeconds) -> Found<'_> {
         match raw {
             None => Found::NotHot,

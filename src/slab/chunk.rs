@@ -1,16 +1,14 @@
-//! One mapping of a slab: the metas of its rows, then their lanes. The only place that maps memory.
+//! One mapping of a slab: the metas of its rows, then their lanes.
 
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::ptr::NonNull;
 
-use memmap2::{Advice, MmapOptions, MmapRaw};
+use memmap2::{MmapOptions, MmapRaw};
 
 use super::{META_BYTES, RowMeta};
 use crate::error::{Error, Result};
-
-/// Below this a huge page would cost more memory than it saves time.
-const HUGE_PAGE_BYTES: usize = 2 << 20;
+use crate::memory::map_anonymous;
 
 /// Where slabs live.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,7 +44,7 @@ impl Chunk {
     pub(super) fn map(rows: usize, lanes: usize, backing: &Backing) -> Result<Chunk> {
         let bytes = Chunk::bytes(rows, lanes);
         let (map, skip) = match backing {
-            Backing::Anonymous => map_anonymous(bytes)?,
+            Backing::Anonymous => map_anonymous(bytes).map_err(map_error)?,
             Backing::File(dir) => (map_file(bytes, dir)?, 0),
         };
         let start = map.as_mut_ptr().wrapping_add(skip);
@@ -101,20 +99,6 @@ impl Chunk {
 
 fn map_error(source: std::io::Error) -> Error {
     Error::io("map memory for", std::path::Path::new("a slab"), source)
-}
-
-/// Large chunks are aligned to huge pages and advised for them; returns the bytes to skip at the start.
-fn map_anonymous(bytes: usize) -> Result<(MmapRaw, usize)> {
-    let huge = bytes >= HUGE_PAGE_BYTES;
-    let padded = if huge { bytes + HUGE_PAGE_BYTES } else { bytes };
-    let map = MmapOptions::new().len(padded).map_anon().map_err(map_error)?;
-    let map = MmapRaw::from(map);
-    let skip = if huge { map.as_ptr().align_offset(HUGE_PAGE_BYTES) } else { 0 };
-    if huge {
-        // Advice that the kernel refuses (huge pages switched off) costs speed only.
-        let _ = map.advise_range(Advice::HugePage, skip, bytes);
-    }
-    Ok((map, skip))
 }
 
 /// The file's space is allocated before it is mapped, so a full disk is an error here and never a SIGBUS later.

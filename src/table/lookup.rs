@@ -1,6 +1,7 @@
-//! Batched reads: partition by shard, probe ahead, copy rows into the caller's buffer. Reading never writes.
+//! Batched reads: fetch ahead, probe, copy rows into the caller's buffer. Reading never writes.
 #![forbid(unsafe_code)]
 
+use std::sync::RwLockReadGuard;
 use std::sync::atomic::Ordering;
 
 use super::{Table, TableInner};
@@ -8,11 +9,14 @@ use crate::context::read;
 use crate::error::{Error, Result};
 use crate::expiry::Expiry;
 use crate::schema::{Missing, TableSchema};
-use crate::shard::{Found, read_lanes, shard_of, split_cold};
+use crate::shard::{Found, Shard, read_lanes, shard_of, split_cold};
 use crate::types::{Key, mix};
 
-/// Keys probed together, so that their cache misses overlap.
-const GROUP: usize = 32;
+/// Keys between the fetch of an index line and its use, and again between the fetch of a row and its use: enough for all the
+/// cache misses that a core can have under way.
+const AHEAD: usize = 16;
+/// Keys looked up under the locks of their shards, so that updates do not wait long.
+const KEYS_A_VISIT: usize = 4096;
 /// A thread takes at least this many keys: less is not worth handing over.
 const MIN_KEYS_A_THREAD: usize = 1024;
 
@@ -66,58 +70,83 @@ impl TableInner {
         let workers = self.context.pool.as_ref().map_or(1, rayon::ThreadPool::current_num_threads);
         let share = keys.len().div_ceil(workers).max(MIN_KEYS_A_THREAD);
         let (Some(pool), true) = (&self.context.pool, keys.len() > share) else {
-            return self.lookup_part(schema, Part { keys, rows, found }, 0);
+            return self.lookup_part(schema, Part { keys, rows, found });
         };
         let parts = keys.chunks(share).zip(rows.chunks_mut(share * schema.dim())).zip(found.chunks_mut(share));
         let mut results: Vec<Result<usize>> = Vec::new();
         results.resize_with(keys.len().div_ceil(share), || Ok(0));
         pool.scope(|scope| {
-            for ((((keys, rows), found), result), first) in parts.zip(&mut results).zip(0..) {
-                let first = first * self.shards.len() / workers;
-                scope.spawn(move |_| *result = self.lookup_part(schema, Part { keys, rows, found }, first));
+            for (((keys, rows), found), result) in parts.zip(&mut results) {
+                scope.spawn(move |_| *result = self.lookup_part(schema, Part { keys, rows, found }));
             }
         });
         results.into_iter().sum()
     }
 
-    /// `first` is the shard to begin with, so that threads don't queue at the same locks.
-    fn lookup_part(&self, schema: &TableSchema, part: Part<'_>, first: usize) -> Result<usize> {
-        let shards = self.shards.len();
-        let (order, starts) = partition(part.keys, shards);
+    fn lookup_part(&self, schema: &TableSchema, part: Part<'_>) -> Result<usize> {
+        let dim = schema.dim();
+        let parts =
+            part.keys.chunks(KEYS_A_VISIT).zip(part.rows.chunks_mut(KEYS_A_VISIT * dim)).zip(part.found.chunks_mut(KEYS_A_VISIT));
+        let mut hits = 0;
+        for ((keys, rows), found) in parts {
+            let mut part = Part { keys, rows, found };
+            let (hot, cold) = self.lookup_hot(schema, &mut part);
+            hits += hot + self.lookup_cold(schema, part, cold)?;
+        }
+        Ok(hits)
+    }
+
+    /// Returns the hits, and what the cold tier decides: mixed keys and positions.
+    ///
+    /// A pipeline over the keys in their order: one key's index line is fetched while an earlier one's row is and a still earlier
+    /// one's row is copied.
+    fn lookup_hot(&self, schema: &TableSchema, part: &mut Part<'_>) -> (usize, Vec<(u64, u32)>) {
         let (dim, clock) = (schema.dim(), self.context.now());
+        let expires = *schema.expiry_ref() != Expiry::never();
+        let mixed: Vec<u64> = part.keys.iter().map(|&key| mix(key)).collect();
+        let shards = self.lock_shards(&mixed);
+        let shard_at = |at: usize| shards[shard_of(mixed[at], shards.len())].as_deref();
+        let mut raws = [None; AHEAD];
         let mut cold: Vec<(u64, u32)> = Vec::new();
         let mut hits = 0;
-        for at in 0..shards {
-            let at = (first + at) % shards;
-            let positions = &order[starts[at] as usize..starts[at + 1] as usize];
-            if positions.is_empty() {
-                continue;
+        for step in 0..mixed.len() + 2 * AHEAD {
+            if step < mixed.len()
+                && let Some(shard) = shard_at(step)
+            {
+                shard.prefetch_key(mixed[step]);
             }
-            let shard = read(&self.shards[at]);
-            let expires = *schema.expiry_ref() != Expiry::never();
-            let mut raws = [None; GROUP];
-            for group in positions.chunks(GROUP) {
-                group.iter().for_each(|&(mixed, _)| shard.prefetch_key(mixed));
-                for (raw, &(mixed, position)) in raws.iter_mut().zip(group) {
-                    *raw = shard.probe(part.keys[position as usize], mixed, dim * 4, expires);
-                }
-                for (&raw, &(mixed, position)) in raws.iter().zip(group) {
-                    let position = position as usize;
-                    let row = &mut part.rows[position * dim..(position + 1) * dim];
-                    part.found[position] = false;
-                    match shard.read(raw, schema, clock) {
-                        Found::Row(lanes) => {
-                            row.copy_from_slice(&lanes[..dim]);
-                            part.found[position] = true;
-                            hits += 1;
-                        }
-                        Found::Absent => self.fill_missing(schema, part.keys[position], row),
-                        Found::NotHot => cold.push((mixed, position as u32)),
+            let copied = step.checked_sub(2 * AHEAD);
+            if let Some(at) = copied
+                && let Some(shard) = shard_at(at)
+            {
+                let row = &mut part.rows[at * dim..(at + 1) * dim];
+                let found = shard.read(raws[at % AHEAD], schema, clock);
+                part.found[at] = matches!(found, Found::Row(_));
+                match found {
+                    Found::Row(lanes) => {
+                        copy(row, &lanes[..dim]);
+                        hits += 1;
                     }
+                    Found::Absent => self.fill_missing(schema, part.keys[at], row),
+                    Found::NotHot => cold.push((mixed[at], at as u32)),
                 }
+            }
+            let probed = step.wrapping_sub(AHEAD);
+            if probed < mixed.len()
+                && let Some(shard) = shard_at(probed)
+            {
+                raws[probed % AHEAD] = shard.probe(part.keys[probed], mixed[probed], dim * 4, expires);
             }
         }
-        Ok(hits + self.lookup_cold(schema, part, cold)?)
+        (hits, cold)
+    }
+
+    /// The shards of some mixed keys, to be read. Always in ascending order: readers that each hold what another waits for,
+    /// behind a writer, would wait for ever.
+    fn lock_shards(&self, mixed: &[u64]) -> Vec<Option<RwLockReadGuard<'_, Shard>>> {
+        let mut wanted = vec![false; self.shards.len()];
+        mixed.iter().for_each(|&mixed| wanted[shard_of(mixed, self.shards.len())] = true);
+        self.shards.iter().zip(wanted).map(|(shard, wanted)| wanted.then(|| read(shard))).collect()
     }
 
     /// A row that is promoted, changed or removed between the probe and this read yields its older state: as if read before.
@@ -156,20 +185,11 @@ impl TableInner {
     }
 }
 
-/// Mixed keys and positions ordered by shard, stably, and where each shard's begin.
-fn partition(keys: &[Key], shards: usize) -> (Vec<(u64, u32)>, Vec<u32>) {
-    let mut starts = vec![0u32; shards + 1];
-    let mixed: Vec<u64> = keys.iter().map(|&key| mix(key)).collect();
-    mixed.iter().for_each(|&m| starts[shard_of(m, shards) + 1] += 1);
-    for shard in 0..shards {
-        starts[shard + 1] += starts[shard];
-    }
-    let mut next = starts.clone();
-    let mut order = vec![(0u64, 0u32); keys.len()];
-    for (position, &m) in mixed.iter().enumerate() {
-        let shard = shard_of(m, shards);
-        order[next[shard] as usize] = (m, position as u32);
-        next[shard] += 1;
-    }
-    (order, starts)
+/// In pieces of a cache line, which the compiler moves in registers; a call of `memcpy` costs as much as the row.
+#[inline(always)]
+fn copy(to: &mut [f32], from: &[f32]) {
+    let (to_lines, to_rest) = to.as_chunks_mut::<16>();
+    let (from_lines, from_rest) = from.as_chunks::<16>();
+    to_lines.iter_mut().zip(from_lines).for_each(|(to, from)| *to = *from);
+    to_rest.copy_from_slice(from_rest);
 }

@@ -1,0 +1,101 @@
+//! Memory from the system: zeroed, and in huge pages where it is large enough for them.
+//!
+//! Rows and index lines are read in no order, so with small pages each read would also walk the page tables: 2 to 3 times slower.
+
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+
+use bytemuck::Zeroable;
+use memmap2::{Advice, MmapOptions, MmapRaw};
+
+/// Below this a huge page would cost more memory than it saves time.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// Maps zeroed bytes; large ones begin at a huge page. Returns the bytes to skip at the start.
+pub(crate) fn map_anonymous(bytes: usize) -> io::Result<(MmapRaw, usize)> {
+    let huge = bytes >= HUGE_PAGE_BYTES;
+    let padded = if huge { bytes + HUGE_PAGE_BYTES } else { bytes };
+    let map = MmapRaw::from(MmapOptions::new().len(padded).map_anon()?);
+    let skip = if huge { map.as_ptr().align_offset(HUGE_PAGE_BYTES) } else { 0 };
+    if huge {
+        // Advice that the kernel refuses (huge pages switched off) costs speed only.
+        let _ = map.advise_range(Advice::HugePage, skip, bytes);
+    }
+    Ok((map, skip))
+}
+
+/// A boxed slice of zeroes, mapped when it is large.
+pub(crate) struct Zeroed<T> {
+    // Invariant: valid and aligned for `len` initialised `T`s for as long as `_owner` lives, which nothing else refers to.
+    base: NonNull<T>,
+    len: usize,
+    _owner: Owner<T>,
+}
+
+enum Owner<T> {
+    Heap(#[allow(dead_code, reason = "owned, reached through the pointer")] NonNull<[T]>),
+    Map(#[allow(dead_code, reason = "owned, reached through the pointer")] MmapRaw),
+}
+
+// SAFETY: it owns its memory alone; `&Zeroed` only reads and `&mut Zeroed` is exclusive, as for a `Box`.
+unsafe impl<T: Send> Send for Zeroed<T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for Zeroed<T> {}
+
+impl<T: Zeroable + Clone> Zeroed<T> {
+    /// `len` zeroes. A mapping that the system refuses is taken from the heap.
+    pub(crate) fn new(len: usize) -> Zeroed<T> {
+        let bytes = len * size_of::<T>();
+        if bytes >= HUGE_PAGE_BYTES
+            && let Ok((map, skip)) = map_anonymous(bytes)
+            && let Some(base) = NonNull::new(map.as_mut_ptr().wrapping_add(skip).cast::<T>())
+        {
+            return Zeroed { base, len, _owner: Owner::Map(map) };
+        }
+        let boxed = NonNull::from(Box::leak(vec![T::zeroed(); len].into_boxed_slice()));
+        Zeroed { base: boxed.cast(), len, _owner: Owner::Heap(boxed) }
+    }
+}
+
+impl<T> Drop for Zeroed<T> {
+    fn drop(&mut self) {
+        if let Owner::Heap(boxed) = self._owner {
+            // SAFETY: leaked from a box in `new`, and nothing refers to it any more.
+            drop(unsafe { Box::from_raw(boxed.as_ptr()) });
+        }
+    }
+}
+
+impl<T> Deref for Zeroed<T> {
+    type Target = [T];
+
+    #[inline(always)]
+    fn deref(&self) -> &[T] {
+        // SAFETY: the invariant of `base`; `&self` excludes writers.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.len) }
+    }
+}
+
+impl<T> DerefMut for Zeroed<T> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: the invariant of `base`; `&mut self` makes the borrow unique.
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_and_large_ones_are_zero_and_keep_what_is_written() {
+        for len in [0, 1, 1000, HUGE_PAGE_BYTES / 8, HUGE_PAGE_BYTES / 8 + 7] {
+            let mut memory: Zeroed<u64> = Zeroed::new(len);
+            assert!(memory.iter().all(|&word| word == 0) && memory.len() == len);
+            memory.iter_mut().zip(1..).for_each(|(word, i)| *word = i);
+            assert!(memory.iter().zip(1..).all(|(&word, i)| word == i));
+        }
+    }
+}
