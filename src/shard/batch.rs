@@ -72,6 +72,11 @@ pub(crate) struct Plan {
 
 const EMPTY: u32 = u32::MAX;
 
+/// Distinct keys whose index lines, then metas, are brought near together.
+const GROUP: usize = 32;
+/// Rows brought near ahead of the one being changed.
+const ROWS_AHEAD: usize = 8;
+
 impl Plan {
     /// Finds the distinct keys, in order of first occurrence.
     fn deduplicate(&mut self, keys: &[Key]) {
@@ -114,17 +119,8 @@ impl Shard {
 
     fn prepare_rows(&mut self, env: &Env<'_>, batch: Batch, plan: &mut Plan) -> Result<()> {
         let mut missing: Vec<(u64, u32)> = Vec::new();
-        for (at, unique) in plan.uniques.iter_mut().enumerate() {
-            match self.index.find(unique.key, index_hash(mix(unique.key))) {
-                None => missing.push((mix(unique.key), at as u32)),
-                Some(raw) => {
-                    unique.row = raw & !TOMBSTONE_BIT;
-                    let meta = self.slab.meta_mut(unique.row);
-                    meta.flags |= PINNED;
-                    let gone = raw & TOMBSTONE_BIT != 0 || env.schema.expiry_ref().expired(meta.time, batch.clock);
-                    unique.kind = if gone { Kind::Anew } else { Kind::Live };
-                }
-            }
+        for (group, first) in plan.uniques.chunks_mut(GROUP).zip((0u32..).step_by(GROUP)) {
+            self.pin_hot(env, batch, group, first, &mut missing);
         }
         if !missing.is_empty() && env.may_be_cold() {
             self.promote(env, &mut missing, &mut plan.uniques, batch.clock)?;
@@ -145,6 +141,27 @@ impl Shard {
             (unique.row, unique.kind) = (row, Kind::New);
         }
         Ok(())
+    }
+
+    /// Finds and pins the rows of a group, the first of which is the `first`th key, and adds those that are not hot to `missing`.
+    fn pin_hot(&mut self, env: &Env<'_>, batch: Batch, group: &mut [Unique], first: u32, missing: &mut Vec<(u64, u32)>) {
+        group.iter().for_each(|unique| self.prefetch_key(mix(unique.key)));
+        let mut raws = [None; GROUP];
+        for (raw, unique) in raws.iter_mut().zip(&*group) {
+            *raw = self.index.find(unique.key, index_hash(mix(unique.key)));
+            raw.iter().for_each(|raw| self.slab.prefetch_meta(raw & !TOMBSTONE_BIT));
+        }
+        for ((raw, unique), at) in raws.into_iter().zip(group).zip(first..) {
+            let Some(raw) = raw else {
+                missing.push((mix(unique.key), at));
+                continue;
+            };
+            unique.row = raw & !TOMBSTONE_BIT;
+            let meta = self.slab.meta_mut(unique.row);
+            meta.flags |= PINNED;
+            let gone = raw & TOMBSTONE_BIT != 0 || env.schema.expiry_ref().expired(meta.time, batch.clock);
+            unique.kind = if gone { Kind::Anew } else { Kind::Live };
+        }
     }
 
     fn admits(&self, env: &Env<'_>, batch: Batch, unique: &Unique) -> bool {
@@ -214,7 +231,9 @@ impl Shard {
         self.sum_duplicates(batch.op, dim, values, plan);
         let Plan { uniques, sums, .. } = plan;
         let (mut added, mut touched) = (0, 0);
-        for (at, unique) in uniques.drain(..).enumerate() {
+        uniques.iter().take(ROWS_AHEAD).for_each(|unique| self.prefetch_row(env, unique));
+        for (at, unique) in uniques.iter().enumerate() {
+            uniques.get(at + ROWS_AHEAD).iter().for_each(|unique| self.prefetch_row(env, unique));
             let value = match batch.op {
                 Op::Remove | Op::Prefetch => &[],
                 _ if unique.occurrences > 1 && batch.op != Op::Assign => &sums[at * dim..(at + 1) * dim],
@@ -222,17 +241,25 @@ impl Shard {
             };
             let change = match batch.op {
                 Op::Prefetch => {
-                    self.unpin(&unique);
+                    self.unpin(unique);
                     continue;
                 }
-                Op::Remove => self.apply_remove(env, &unique),
-                _ => self.apply_value(env, batch, &unique, value),
+                Op::Remove => self.apply_remove(env, unique),
+                _ => self.apply_value(env, batch, unique, value),
             };
             added += change.0;
             touched += usize::from(change.1);
         }
+        uniques.clear();
         self.charge_counts(env.context);
         (added, touched)
+    }
+
+    fn prefetch_row(&self, env: &Env<'_>, unique: &Unique) {
+        if unique.kind != Kind::Skip {
+            self.slab.prefetch_meta(unique.row);
+            self.slab.prefetch(unique.row, env.schema.row_bytes());
+        }
     }
 
     fn unpin(&mut self, unique: &Unique) {
