@@ -75,7 +75,7 @@ const EMPTY: u32 = u32::MAX;
 /// Distinct keys whose index lines, then metas, are brought near together.
 const GROUP: usize = 32;
 /// Rows brought near ahead of the one being changed.
-const ROWS_AHEAD: usize = 8;
+const ROWS_AHEAD: usize = 16;
 
 impl Plan {
     /// Finds the distinct keys, in order of first occurrence.

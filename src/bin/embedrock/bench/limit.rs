@@ -1,7 +1,7 @@
 //! The machine's limit: loops over rows at known addresses, in huge pages, fetched ahead by the best distance.
 
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use memmap2::{Advice, MmapMut};
 
@@ -9,8 +9,11 @@ use super::candidate::{Built, Candidate, Failure, Site};
 use super::workload::{Batch, adagrad, all_rows, initial_state, value_of};
 
 /// Rows ahead that are tried; the fastest is kept.
-const DISTANCES: [usize; 4] = [8, 16, 32, 64];
+const DISTANCES: [usize; 5] = [8, 16, 32, 64, 128];
 const HUGE_PAGE: usize = 2 << 20;
+/// Trials of each way to fetch ahead, and their batches: other rows each time, which no cache holds yet.
+const TRIALS: usize = 3;
+const TRIAL_BATCHES: usize = 64;
 /// f32s of a cache line.
 const LINE: usize = 16;
 /// Index entries of a cache line in the limit with an index: as many as keys of 8 bytes with 4-byte row numbers leave room for.
@@ -20,8 +23,16 @@ struct Limit {
     name: &'static str,
     dim: usize,
     lanes: usize,
-    distance: usize,
+    lookups: Ahead,
+    updates: Ahead,
     regions: Vec<Mutex<Region>>,
+}
+
+/// How rows are fetched ahead: by how many, and into the first cache or only the second, which can wait for more at a time.
+#[derive(Clone, Copy)]
+struct Ahead {
+    distance: usize,
+    first_cache: bool,
 }
 
 /// The rows of one thread, and lines of zeros in place of an index where one is to be passed.
@@ -85,25 +96,37 @@ fn build(name: &'static str, site: &Site, index: bool) -> Built {
         regions.push(Mutex::new(Region { rows, index }));
     }
     let seconds = begun.elapsed().as_secs_f64();
-    let mut limit = Limit { name, dim, lanes, distance: DISTANCES[0], regions };
-    limit.distance = limit.best_distance(site)?;
+    let ahead = Ahead { distance: DISTANCES[0], first_cache: true };
+    let mut limit = Limit { name, dim, lanes, lookups: ahead, updates: ahead, regions };
+    limit.tune(site)?;
     Ok(Some((Box::new(limit), seconds)))
 }
 
 impl Limit {
-    fn best_distance(&mut self, site: &Site) -> Result<usize, Failure> {
-        let batch = super::workload::Workload::new(site, super::Distribution::Uniform, 4096).present.swap_remove(0);
-        let mut out = vec![0.0; 4096 * self.dim];
-        let mut best = (f64::MAX, DISTANCES[0]);
-        for distance in DISTANCES.into_iter().cycle().take(3 * DISTANCES.len()) {
-            self.distance = distance;
+    /// Finds the best ways. Its updates have gradients of zero, so that no row changes.
+    fn tune(&mut self, site: &Site) -> Result<(), Failure> {
+        let batches = super::workload::Workload::new(site, super::Distribution::Uniform, 4096).present.swap_remove(0);
+        let mut batches = batches.iter().cycle();
+        let (mut out, zeros) = (vec![0.0; 4096 * self.dim], vec![0.0; 4096 * self.dim]);
+        let (mut lookups, mut updates) = ((Duration::MAX, self.lookups), (Duration::MAX, self.updates));
+        let ways = DISTANCES.into_iter().flat_map(|distance| [true, false].map(|first_cache| Ahead { distance, first_cache }));
+        for way in ways.cycle().take(TRIALS * 2 * DISTANCES.len()) {
+            (self.lookups, self.updates) = (way, way);
             let begun = Instant::now();
-            for batch in batch.iter().take(64) {
+            for batch in batches.by_ref().take(TRIAL_BATCHES) {
                 self.lookup(0, batch, &mut out)?;
             }
-            best = if begun.elapsed().as_secs_f64() < best.0 { (begun.elapsed().as_secs_f64(), distance) } else { best };
+            lookups = std::cmp::min_by_key(lookups, (begun.elapsed(), way), |(time, _)| *time);
+            if site.trains {
+                let begun = Instant::now();
+                for batch in batches.by_ref().take(TRIAL_BATCHES) {
+                    self.update(0, batch, &zeros)?;
+                }
+                updates = std::cmp::min_by_key(updates, (begun.elapsed(), way), |(time, _)| *time);
+            }
         }
-        Ok(best.1)
+        (self.lookups, self.updates) = (lookups.1, updates.1);
+        Ok(())
     }
 
     fn region(&self, thread: usize) -> Result<std::sync::MutexGuard<'_, Region>, Failure> {
@@ -134,7 +157,7 @@ impl Candidate for Limit {
             _ => gather::<0>,
         };
         let rows = Rows { values: region.rows.get(), dim: self.dim, lanes: self.lanes };
-        gather(rows, region.index.as_ref().map(Floats::get), &batch.places, self.distance, out);
+        gather(rows, region.index.as_ref().map(Floats::get), &batch.places, self.lookups, out);
         Ok(())
     }
 
@@ -142,7 +165,7 @@ impl Candidate for Limit {
         let mut region = self.region(thread)?;
         let Region { rows, index } = &mut *region;
         let (lanes, dim) = (self.lanes, self.dim);
-        train(rows.get_mut(), index.as_ref().map(Floats::get), &batch.places, self.distance, (dim, lanes), gradients);
+        train(rows.get_mut(), index.as_ref().map(Floats::get), &batch.places, self.updates, (dim, lanes), gradients);
         Ok(())
     }
 }
@@ -155,47 +178,40 @@ struct Rows<'a> {
 }
 
 /// `D` is the dimension where it is known when this is compiled, else 0.
-fn gather<const D: usize>(rows: Rows<'_>, index: Option<&[f32]>, places: &[u32], distance: usize, out: &mut [f32]) {
+fn gather<const D: usize>(rows: Rows<'_>, index: Option<&[f32]>, places: &[u32], way: Ahead, out: &mut [f32]) {
     let dim = if D == 0 { rows.dim } else { D };
     for (at, (out, &place)) in out.chunks_exact_mut(dim).zip(places).enumerate() {
-        if let Some(ahead) = ahead(index, places, at, distance) {
-            prefetch(&rows.values[ahead * rows.lanes..][..dim]);
+        if let Some(ahead) = ahead(index, places, at, way) {
+            prefetch(&rows.values[ahead * rows.lanes..][..dim], way);
         }
         out.copy_from_slice(&rows.values[place as usize * rows.lanes..][..dim]);
     }
 }
 
-fn train(
-    values: &mut [f32],
-    index: Option<&[f32]>,
-    places: &[u32],
-    distance: usize,
-    (dim, lanes): (usize, usize),
-    gradients: &[f32],
-) {
+fn train(values: &mut [f32], index: Option<&[f32]>, places: &[u32], way: Ahead, (dim, lanes): (usize, usize), gradients: &[f32]) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx512f") {
         // SAFETY: the processor has the feature.
-        return unsafe { train_avx512(values, index, places, distance, (dim, lanes), gradients) };
+        return unsafe { train_avx512(values, index, places, way, (dim, lanes), gradients) };
     }
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
         // SAFETY: the processor has the feature.
-        return unsafe { train_avx2(values, index, places, distance, (dim, lanes), gradients) };
+        return unsafe { train_avx2(values, index, places, way, (dim, lanes), gradients) };
     }
-    train_rows(values, index, places, distance, (dim, lanes), gradients);
+    train_rows(values, index, places, way, (dim, lanes), gradients);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-fn train_avx512(v: &mut [f32], i: Option<&[f32]>, p: &[u32], distance: usize, shape: (usize, usize), g: &[f32]) {
-    train_rows(v, i, p, distance, shape, g);
+fn train_avx512(v: &mut [f32], i: Option<&[f32]>, p: &[u32], way: Ahead, shape: (usize, usize), g: &[f32]) {
+    train_rows(v, i, p, way, shape, g);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn train_avx2(v: &mut [f32], i: Option<&[f32]>, p: &[u32], distance: usize, shape: (usize, usize), g: &[f32]) {
-    train_rows(v, i, p, distance, shape, g);
+fn train_avx2(v: &mut [f32], i: Option<&[f32]>, p: &[u32], way: Ahead, shape: (usize, usize), g: &[f32]) {
+    train_rows(v, i, p, way, shape, g);
 }
 
 #[inline(always)]
@@ -203,13 +219,13 @@ fn train_rows(
     values: &mut [f32],
     index: Option<&[f32]>,
     places: &[u32],
-    distance: usize,
+    way: Ahead,
     (dim, lanes): (usize, usize),
     gradients: &[f32],
 ) {
     for (at, (gradient, &place)) in gradients.chunks_exact(dim).zip(places).enumerate() {
-        if let Some(ahead) = ahead(index, places, at, distance) {
-            prefetch(&values[ahead * lanes..][..lanes]);
+        if let Some(ahead) = ahead(index, places, at, way) {
+            prefetch(&values[ahead * lanes..][..lanes], way);
         }
         let (weights, sums) = values[place as usize * lanes..][..lanes].split_at_mut(dim);
         adagrad(weights, sums, gradient);
@@ -218,28 +234,32 @@ fn train_rows(
 
 /// The row to fetch ahead. With an index its line was fetched twice as far ahead, and decides.
 #[inline(always)]
-fn ahead(index: Option<&[f32]>, places: &[u32], at: usize, distance: usize) -> Option<usize> {
-    let Some(index) = index else { return places.get(at + distance).map(|&place| place as usize) };
+fn ahead(index: Option<&[f32]>, places: &[u32], at: usize, way: Ahead) -> Option<usize> {
+    let Some(index) = index else { return places.get(at + way.distance).map(|&place| place as usize) };
     let line = |place: u32| {
         let lines = index.len() / LINE;
         let line = ((u64::from(place.wrapping_mul(0x9e37_79b1)) * lines as u64) >> 32) as usize;
         &index[line * LINE..][..LINE]
     };
-    if let Some(&place) = places.get(at + 2 * distance) {
-        prefetch(line(place));
+    if let Some(&place) = places.get(at + 2 * way.distance) {
+        prefetch(line(place), way);
     }
-    places.get(at + distance).map(|&place| place as usize + line(place)[0].to_bits() as usize)
+    places.get(at + way.distance).map(|&place| place as usize + line(place)[0].to_bits() as usize)
 }
 
 #[inline(always)]
-fn prefetch(values: &[f32]) {
+fn prefetch(values: &[f32], way: Ahead) {
     for line in values.chunks(LINE) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a prefetch never faults, whatever the address; SSE is part of x86-64.
         unsafe {
-            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.as_ptr().cast());
+            use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+            match way.first_cache {
+                true => _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()),
+                false => _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()),
+            }
         }
         #[cfg(not(target_arch = "x86_64"))]
-        let _ = line;
+        let _ = (line, way);
     }
 }
