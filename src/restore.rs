@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::checkpoint::{BasePlan, write_base};
 use crate::error::{Error, Result};
 use crate::fs::{Fs, RealFs, names};
+use crate::log::{Mark, MarkRecord};
 use crate::options::StoreOptions;
 use crate::recovery::{Identity, Rebuilt, Site, choose, rebuild, survey};
 use crate::types::{At, CommitId};
@@ -99,6 +100,9 @@ fn write_store(fs: &dyn Fs, dir: &Path, source: Identity, rebuilt: &Rebuilt) -> 
     let (record, state) = rebuilt.log.tip();
     let plan = BasePlan { fs, dir, uuid: identity.uuid, number: 1, begin: &record, state: &state, first_segment: 1 };
     write_base(&plan, &rebuilt.catalog)?;
+    // Says that there is a commit, so that the store is never taken for a new one should its base be lost.
+    let mark = MarkRecord { segment: 0, offset: 0, id: record.id, hash: record.hash };
+    Mark::open_or_create(fs, &names::durable(dir))?.publish(mark)?;
     identity.write(fs, dir)?;
     let tables = rebuilt.catalog.tables();
     let rows = |table: &Arc<crate::table::TableInner>| {

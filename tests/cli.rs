@@ -66,7 +66,7 @@ fn a_senseless_command_line_is_exit_code_2_and_changes_nothing() {
         place.fails(line, 2, &[said]);
     }
     place.fails("train deepfm --store s --samples 10 --batch-size 0", 2, &["batch-size", "1 to 1048576"]);
-    place.fails("train deepfm --store s --samples 10 --memory-budget 1KiB", 2, &["memory budget", "8388608 are needed"]);
+    place.fails("train deepfm --store s --samples 10 --memory-budget 1KiB", 2, &["memory budget", "8454144 are needed"]);
     assert!(!place.path("f").exists());
 }
 

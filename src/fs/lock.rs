@@ -1,7 +1,7 @@
 //! The lock that keeps a second `Store`, of this process or another, out of a directory.
 #![forbid(unsafe_code)]
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -14,16 +14,29 @@ use crate::error::{Error, Result};
 /// A file, whatever it is called.
 type Place = (u64, u64);
 
-/// What this process holds: the system's lock is no help against a second store of the same process everywhere.
-static HELD: Mutex<Option<HashSet<Place>>> = Mutex::new(None);
+/// What each process holds that this one was forked from, and itself: the system's lock is no help against a second store of the
+/// same process everywhere. Locked for a moment only, as a child that is forked meanwhile finds it locked for ever.
+static HELD: Mutex<Option<HashMap<Place, u32>>> = Mutex::new(None);
 
-fn held() -> MutexGuard<'static, Option<HashSet<Place>>> {
+fn held() -> MutexGuard<'static, Option<HashMap<Place, u32>>> {
     HELD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Notes that this process has the place, unless it has already.
+fn claim(place: Place) -> bool {
+    let own = std::process::id();
+    held().get_or_insert_default().insert(place, own) != Some(own)
+}
+
+fn release(place: Place) {
+    if let Some(held) = held().as_mut() {
+        held.remove(&place);
+    }
 }
 
 /// Held by the process that took it. A forked child inherits the guard: there, dropping it releases nothing.
 pub(super) struct RealLock {
-    /// Closing it releases the system's lock.
+    /// Has the system's lock, together with the copies of forked children.
     file: Option<File>,
     place: Place,
     owner: u32,
@@ -38,18 +51,18 @@ impl RealLock {
         let metadata = file.metadata().map_err(|error| Error::io("lock", path, error))?;
         let place = (metadata.dev(), metadata.ino());
         let locked = |pid| Error::Locked { path: path.parent().unwrap_or(path).to_path_buf(), pid };
-        let mut held = held();
-        if held.as_ref().is_some_and(|held| held.contains(&place)) {
+        if !claim(place) {
             return Err(locked(Some(std::process::id())));
         }
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(locked(holder(path))),
-            Err(TryLockError::Error(error)) => return Err(Error::io("lock", path, error)),
+        if let Err(error) = file.try_lock() {
+            release(place);
+            return Err(match error {
+                TryLockError::WouldBlock => locked(holder(path)),
+                TryLockError::Error(error) => Error::io("lock", path, error),
+            });
         }
         // The number only makes the message helpful; a full disk must not keep a store from being opened.
         let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-        held.get_or_insert_default().insert(place);
         Ok(Box::new(RealLock { file: Some(file), place, owner: std::process::id() }))
     }
 }
@@ -70,12 +83,12 @@ impl Drop for RealLock {
         if std::process::id() != self.owner {
             return;
         }
-        // Both at once, so that whoever sees the one free finds the other free too.
-        let mut held = held();
-        self.file = None;
-        if let Some(held) = held.as_mut() {
-            held.remove(&self.place);
+        // Closing alone would leave it locked for as long as a forked child has the file open.
+        if let Some(file) = self.file.take() {
+            let _ = file.unlock();
         }
+        // Last: whoever finds the place free finds the lock free too.
+        release(self.place);
     }
 }
 

@@ -24,6 +24,11 @@ fn failed<T>(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Res
     move |source| Err(Error::io(action, path, source))
 }
 
+/// As [`failed`], for calls that only read: a permission they lack is not one to write.
+fn unread<T>(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Result<T> {
+    move |source| Err(Error::Io { action, path: path.to_path_buf(), source })
+}
+
 impl Fs for RealFs {
     fn create(&self, path: &Path) -> Result<Box<dyn WriteFile>> {
         let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
@@ -40,8 +45,8 @@ impl Fs for RealFs {
 
     fn open_read(&self, path: &Path) -> Result<Box<dyn ReadFile>> {
         let opened = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
-        let file = opened.or_else(failed("open", path))?;
-        let metadata = file.metadata().or_else(failed("look at", path))?;
+        let file = opened.or_else(unread("open", path))?;
+        let metadata = file.metadata().or_else(unread("look at", path))?;
         if !metadata.is_file() {
             return Err(Error::corrupt(path, 0, "not a regular file"));
         }
@@ -50,8 +55,8 @@ impl Fs for RealFs {
 
     fn list(&self, dir: &Path) -> Result<Vec<DirEntry>> {
         let mut entries = Vec::new();
-        for entry in fs::read_dir(dir).or_else(failed("list", dir))? {
-            let entry = entry.or_else(failed("list", dir))?;
+        for entry in fs::read_dir(dir).or_else(unread("list", dir))? {
+            let entry = entry.or_else(unread("list", dir))?;
             let metadata = match entry.metadata() {
                 Ok(metadata) => metadata,
                 // Removed since the directory was read.
@@ -66,7 +71,7 @@ impl Fs for RealFs {
     }
 
     fn exists(&self, path: &Path) -> Result<bool> {
-        fs::exists(path).or_else(failed("look at", path))
+        fs::exists(path).or_else(unread("look at", path))
     }
 
     fn create_dir(&self, path: &Path) -> Result<()> {

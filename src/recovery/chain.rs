@@ -60,10 +60,10 @@ impl Chain {
 
 /// Chooses the chain to `at`.
 pub(crate) fn choose(survey: &Survey, dir: &Path, at: At) -> Result<Chain> {
-    let newest = check_mark(survey, dir).and_then(|()| latest(survey));
+    let newest = check_mark(survey, dir).and_then(|()| latest(survey, dir));
     let At::Commit(id) = at else { return newest };
     // A commit that is whole can be had although newer ones are damaged; one that is not there may be among those.
-    let chain = match (to_commit(survey, id), &newest) {
+    let chain = match (to_commit(survey, dir, id), &newest) {
         (Err(Error::UnknownCommit { .. }), Err(_)) => return newest,
         (chain, _) => chain?,
     };
@@ -93,12 +93,17 @@ fn check_mark(survey: &Survey, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn latest(survey: &Survey) -> Result<Chain> {
+fn latest(survey: &Survey, dir: &Path) -> Result<Chain> {
     let last = survey.segments.last().map_or(0, |segment| segment.number);
     let stillborn: u64 = survey.stillborn.iter().filter(|lost| lost.number > last).map(|lost| lost.bytes).sum();
     let Some(tip) = survey.segments.last() else {
         // Only a restored store has a base and no log: it goes on in a timeline of its own.
         let root = survey.bases.iter().filter(|base| base.still).max_by_key(|base| base.begin.sequence);
+        if root.is_none()
+            && let Some(error) = lost_root(survey, dir)
+        {
+            return Err(error);
+        }
         let root_commit = root.map_or((CommitId::EMPTY, CommitHash::default()), |base| (base.begin, base.begin_hash));
         return Ok(Chain {
             commits: Vec::new(),
@@ -114,13 +119,22 @@ fn latest(survey: &Survey) -> Result<Chain> {
     Ok(chain)
 }
 
-fn to_commit(survey: &Survey, id: CommitId) -> Result<Chain> {
+/// Without a log a store is new and empty, unless something says that it held a commit.
+fn lost_root(survey: &Survey, dir: &Path) -> Option<Error> {
+    if let Some(Error::Corrupt { path, offset, what }) = survey.bad_bases.first() {
+        return Some(Error::corrupt(path, *offset, what.clone()));
+    }
+    let mark = survey.mark.as_ref().filter(|mark| mark.id.sequence > 0)?;
+    Some(Error::corrupt(&names::bases(dir), 0, format!("no base holds commit {}, which was durable", mark.id)))
+}
+
+fn to_commit(survey: &Survey, dir: &Path, id: CommitId) -> Result<Chain> {
     for (at, segment) in survey.segments.iter().enumerate() {
         if let Some(place) = segment.commits.iter().position(|placed| placed.record.id == id) {
             return build(survey, at, place + 1);
         }
     }
-    let chain = latest(survey)?;
+    let chain = latest(survey, dir)?;
     if chain.root.0 == id {
         return Ok(Chain { commits: Vec::new(), ..chain });
     }
@@ -169,6 +183,9 @@ fn hole(survey: &Survey, at: usize, parent: CommitId) -> Error {
         Some((damaged, (offset, what))) => {
             let what = format!("{what}; commit {parent}, which {} follows, lay behind it", segment.path.display());
             Error::corrupt(&damaged.path, *offset, what)
+        }
+        None if let Some(Error::Corrupt { path, offset, what }) = survey.bad_bases.first() => {
+            Error::corrupt(path, *offset, format!("{what}; the log before commit {parent} is gone"))
         }
         None => Error::corrupt(&segment.path, 0, format!("commit {parent}, which the segment follows, is missing")),
     }

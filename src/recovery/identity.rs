@@ -54,7 +54,14 @@ impl Identity {
         let path = names::identity(dir);
         let bytes = fs::read_all(fs, &path, 4096)?;
         let first = Self::decode(&path, &bytes, 0);
-        first.or_else(|error| Self::decode(&path, &bytes, COPY_BYTES).map_err(|_| error))
+        first.or_else(|error| Self::decode(&path, &bytes, COPY_BYTES).map_err(|_| Self::newer(&path, &bytes).unwrap_or(error)))
+    }
+
+    /// A newer version may have copies of another length, so that nothing but the magic and the version can be read.
+    fn newer(path: &Path, bytes: &[u8]) -> Option<Error> {
+        let mut reader = Reader::new(bytes.strip_prefix(MAGIC.as_slice())?);
+        let found = reader.u32().filter(|version| *version > FORMAT_VERSION)?;
+        Some(Error::FormatTooNew { path: path.to_path_buf(), found, supported: FORMAT_VERSION })
     }
 
     /// The damage of each copy, for `verify`.
@@ -62,6 +69,9 @@ impl Identity {
         let path = names::identity(dir);
         let bytes = fs::read_all(fs, &path, 4096)?;
         let mut damage: Vec<Error> = [0, COPY_BYTES].iter().filter_map(|&at| Self::decode(&path, &bytes, at).err()).collect();
+        if let (2, Some(newer)) = (damage.len(), Self::newer(&path, &bytes)) {
+            return Err(newer);
+        }
         if bytes.len() > 2 * COPY_BYTES {
             damage.push(Error::corrupt(&path, 2 * COPY_BYTES as u64, "bytes after the second copy"));
         }
@@ -82,6 +92,9 @@ impl Identity {
         let version = reader.u32().unwrap_or(0);
         if version > FORMAT_VERSION {
             return Err(Error::FormatTooNew { path: path.to_path_buf(), found: version, supported: FORMAT_VERSION });
+        }
+        if version < FORMAT_VERSION {
+            return Err(damaged(&format!("format version {version}, which no program wrote")));
         }
         let (Some(uuid), Some(seed)) = (reader.bytes(16), reader.u64()) else { return Err(damaged("too short")) };
         let mut identity = Identity { uuid: [0; 16], seed };

@@ -11,5 +11,5 @@ mod survey;
 pub(crate) use chain::choose;
 pub(crate) use harden::harden;
 pub(crate) use identity::Identity;
-pub(crate) use rebuild::{Rebuilt, Site, rebuild};
+pub(crate) use rebuild::{Rebuilt, Site, check_options, rebuild};
 pub(crate) use survey::survey;

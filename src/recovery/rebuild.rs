@@ -89,7 +89,7 @@ fn attempt(
         next_segment: survey.last_segment + 1,
     };
     let log = Arc::new(DeltaLog::new(Arc::clone(&site.fs), site.dir, site.identity.uuid, tip, Arc::clone(&poison)));
-    let captures = (options.memory_budget / CAPTURE_SHARE).clamp(MIN_CAPTURE_BYTES, MAX_CAPTURE_BYTES);
+    let captures = capture_bytes(options);
     budget.reserve(captures)?;
     let context = Context {
         seed: site.identity.seed,
@@ -117,6 +117,20 @@ fn attempt(
     let rebuilt = replay(&*site.fs, survey, chain, base, (&catalog, from_base))?;
     log.set_tip(rebuilt.record, rebuilt.state);
     Ok((catalog, log))
+}
+
+/// Refuses options that no store can be opened with, before anything is on disk.
+pub(crate) fn check_options(options: &StoreOptions) -> Result<()> {
+    shards(options)?;
+    Budget::new(options.memory_budget).reserve(capture_bytes(options) + if options.twin { 0 } else { cold_bytes(options) })
+}
+
+fn capture_bytes(options: &StoreOptions) -> usize {
+    (options.memory_budget / CAPTURE_SHARE).clamp(MIN_CAPTURE_BYTES, MAX_CAPTURE_BYTES)
+}
+
+fn cold_bytes(options: &StoreOptions) -> usize {
+    (options.memory_budget / COLD_SHARE).clamp(MIN_COLD_BYTES, MAX_COLD_BYTES)
 }
 
 /// A history that was cut goes on under another name, so that nobody takes the two for one.
@@ -154,7 +168,7 @@ fn open_cold(site: &Site<'_>, options: &StoreOptions, budget: &Budget, base: Opt
         let twin = TwinCold::open(Arc::clone(&site.fs), &site.live, from.as_deref(), TwinOptions::default())?;
         return Ok(Arc::new(twin));
     }
-    let memory = (options.memory_budget / COLD_SHARE).clamp(MIN_COLD_BYTES, MAX_COLD_BYTES);
+    let memory = cold_bytes(options);
     budget.reserve(memory)?;
     open_rocks(&site.live, from.as_deref(), memory)
 }

@@ -92,7 +92,12 @@ pub(crate) fn survey(fs: &dyn Fs, dir: &Path, store: [u8; 16]) -> Result<Survey>
         match Manifest::read(fs, &path) {
             Ok(manifest) if manifest.number == number => survey.bases.push(manifest),
             Ok(_) => survey.bad_bases.push(Error::corrupt(&path, 0, "the manifest is another base's")),
-            Err(error) => survey.bad_bases.push(error),
+            Err(error @ Error::Corrupt { .. }) => survey.bad_bases.push(error),
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                survey.bad_bases.push(Error::corrupt(&path, 0, "the manifest is missing"));
+            }
+            // Not damage: what cannot be read now, or by this version, must not be passed over.
+            Err(error) => return Err(error),
         }
     }
     survey.bases.sort_by_key(|base| base.number);

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::image::{read_lanes, split_cold};
 use super::{Env, Shard, index_hash};
 use crate::admission::Draw;
+use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::index::TOMBSTONE_BIT;
 use crate::slab::{PINNED, TOMBSTONE};
@@ -112,7 +113,7 @@ impl Shard {
         plan.deduplicate(keys);
         let result = self.prepare_rows(env, batch, plan);
         if result.is_err() {
-            self.cancel(plan);
+            self.cancel(env.context, plan);
         }
         result
     }
@@ -211,15 +212,17 @@ impl Shard {
         Ok(())
     }
 
-    /// Undoes a prepare: rows are unpinned, reserved rows given back.
-    pub(crate) fn cancel(&mut self, plan: &mut Plan) {
-        for unique in plan.uniques.drain(..) {
+    /// Undoes a prepare: rows are unpinned, reserved rows given back, and the memory taken for them too: else the part of a batch
+    /// that fitted would keep what the others lacked.
+    pub(crate) fn cancel(&mut self, context: &Context, plan: &mut Plan) {
+        for unique in plan.uniques.drain(..).rev() {
             match unique.kind {
                 Kind::Live | Kind::Anew => self.slab.meta_mut(unique.row).flags &= !PINNED,
                 Kind::New => self.slab.release(unique.row),
                 Kind::Skip => {}
             }
         }
+        context.budget.release(self.slab.shrink());
     }
 
     /// Applies what was prepared; returns the change in the number of rows and the rows touched.

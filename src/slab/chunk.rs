@@ -4,7 +4,7 @@ use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::ptr::NonNull;
 
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapOptions, MmapRaw};
 
 use super::{META_BYTES, RowMeta};
 use crate::error::{Error, Result};
@@ -47,6 +47,9 @@ impl Chunk {
             Backing::Anonymous => map_anonymous(bytes).map_err(map_error)?,
             Backing::File(dir) => (map_file(bytes, dir)?, 0),
         };
+        // A forked child cannot use the store: without the rows it neither pays for their page tables nor makes the parent copy
+        // what it writes next. Advice, as that for huge pages.
+        let _ = map.advise(Advice::DontFork);
         let start = map.as_mut_ptr().wrapping_add(skip);
         let base = NonNull::new(start).ok_or_else(|| map_error(std::io::Error::other("null mapping")))?;
         Ok(Chunk { base, rows, lanes, _map: map })

@@ -112,8 +112,20 @@ impl Slab {
         Some(row)
     }
 
+    /// Unmaps the chunks at the end that hold no row, and returns their bytes.
+    pub(crate) fn shrink(&mut self) -> usize {
+        let needed = (self.fresh as usize).div_ceil(self.chunk_rows());
+        let idle = self.chunks.len() - needed;
+        self.chunks.truncate(needed);
+        idle * self.chunk_bytes()
+    }
+
     /// Gives a row back.
     pub(crate) fn release(&mut self, row: u32) {
+        if row + 1 == self.fresh {
+            self.fresh -= 1;
+            return;
+        }
         let next = self.free_head;
         self.row_mut(row)[0] = f32::from_bits(next);
         self.free_head = row;
@@ -193,6 +205,20 @@ mod tests {
         }
         assert_eq!(slab.memory_bytes(), before);
         assert_eq!(slab.row(rows[700]), [700.0; 3]);
+    }
+
+    #[test]
+    fn rows_given_back_in_reverse_free_their_chunks() {
+        let mut slab = Slab::new(3, 1 << 10, Backing::Anonymous);
+        slab.grow().unwrap();
+        let kept = slab.allocate().unwrap();
+        (0..4).for_each(|_| slab.grow().unwrap());
+        let rows: Vec<u32> = (0..3 * slab.chunk_rows()).map(|_| slab.allocate().unwrap()).collect();
+        let chunk = slab.chunk_bytes();
+        assert_eq!((slab.shrink(), slab.memory_bytes()), (chunk, 4 * chunk));
+        rows.iter().rev().for_each(|&row| slab.release(row));
+        assert_eq!((slab.shrink(), slab.memory_bytes()), (3 * chunk, chunk));
+        assert_eq!((slab.available(), kept), (slab.chunk_rows() - 1, 0));
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub(super) struct Engine {
 impl Engine {
     /// Waits for the commit under way, or finishes the one that failed; none begins while the result lives.
     pub(super) fn between_commits(&self) -> Result<MutexGuard<'_, Option<Pending>>> {
+        // Before the lock: in a forked child nobody may be left to release it.
+        self.catalog.context.check_process()?;
         let mut pending = lock(&self.pending);
         self.finish(&mut pending)?;
         Ok(pending)
@@ -70,6 +72,7 @@ impl Engine {
     }
 
     pub(super) fn commits(&self) -> Result<Vec<CommitId>> {
+        self.catalog.context.check_process()?;
         let survey = survey(&*self.fs, &self.dir, self.identity.uuid)?;
         let tip = self.log.tip().0;
         let at = if tip.id.sequence == 0 { At::Latest } else { At::Commit(tip.id) };

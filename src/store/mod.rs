@@ -20,6 +20,7 @@ pub use stats::{StoreStats, TableStats};
 use commit::Due;
 use engine::Engine;
 
+use crate::context::lock;
 use crate::delta::Commit;
 use crate::error::{Error, Result};
 use crate::fs::LockGuard;
@@ -109,7 +110,7 @@ impl Store {
     /// Drops a table; final with the next commit.
     ///
     /// # Errors
-    /// [`Error::UnknownTable`]; a failing log or cold tier.
+    /// [`Error::UnknownTable`]; a failing log: the table is there still then.
     pub fn drop_table(&self, name: &str) -> Result<()> {
         let Engine { catalog, log, .. } = &*self.engine;
         catalog.context.check_writable()?;
@@ -117,7 +118,11 @@ impl Store {
         let table = self.table(name)?;
         log.append_now(&FrameBuf::drop_table(table.inner.id))?;
         catalog.context.count_batch();
-        catalog.drop_table(table.inner.id)
+        if let Err(error) = catalog.drop_table(table.inner.id) {
+            // The table is gone, and so are the rows at the next open: only their space is not free yet.
+            tracing::warn!(%error, "the cold rows of a dropped table could not be removed");
+        }
+        Ok(())
     }
 
     /// The last durable commit of this store's history: where to resume.
@@ -149,6 +154,7 @@ impl Store {
     /// # Errors
     /// A failing cold tier. Cost: reads every row.
     pub fn digest(&self) -> Result<Digest> {
+        self.engine.catalog.context.check_process()?;
         digest::digest(&self.engine.catalog)
     }
 
@@ -172,6 +178,7 @@ impl Store {
     /// # Errors
     /// [`Error::Poisoned`] where an earlier failure was not noticed.
     pub fn close(self) -> Result<u64> {
+        self.engine.catalog.context.check_process()?;
         self.join_workers();
         let dropped = stats::uncommitted(&self.engine.catalog);
         self.engine.catalog.context.check_writable()?;
@@ -181,6 +188,12 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
+        if self.engine.catalog.context.check_process().is_err() {
+            // A forked child has neither the threads that would be waited for nor a right to the files.
+            std::mem::forget(Arc::clone(&self.engine));
+            std::mem::forget(std::mem::take(&mut *lock(&self.workers)));
+            return;
+        }
         self.join_workers();
     }
 }

@@ -12,7 +12,7 @@ use super::engine::Engine;
 use crate::error::{Error, Result};
 use crate::fs::{Fs, LockGuard, names};
 use crate::options::StoreOptions;
-use crate::recovery::{Identity, Site, choose, harden, rebuild, survey};
+use crate::recovery::{Identity, Site, check_options, choose, harden, rebuild, survey};
 use crate::types::CommitId;
 
 /// What opening a store found and did.
@@ -49,6 +49,7 @@ impl fmt::Display for RecoveryReport {
 }
 
 pub(super) fn open(dir: &Path, options: &StoreOptions) -> Result<Store> {
+    check_options(options)?;
     let fs = Arc::clone(&options.fs);
     let (lock, identity) = enter(&*fs, dir, options)?;
     remove_litter(&*fs, dir)?;
@@ -91,6 +92,9 @@ pub(super) fn open(dir: &Path, options: &StoreOptions) -> Result<Store> {
 fn enter(fs: &dyn Fs, dir: &Path, options: &StoreOptions) -> Result<(Box<dyn LockGuard>, Identity)> {
     let refuse = |why: &str| Err(Error::NotAStore { path: dir.to_path_buf(), why: why.into() });
     let exists = fs.exists(dir)?;
+    if exists && fs.list(dir).is_err_and(|error| is_no_directory(&error)) {
+        return refuse("it is a file, not a directory");
+    }
     let known = exists && fs.exists(&names::identity(dir))?;
     if known {
         let lock = fs.lock(&names::lock(dir))?;
@@ -106,6 +110,10 @@ fn enter(fs: &dyn Fs, dir: &Path, options: &StoreOptions) -> Result<(Box<dyn Loc
         fs.create_dir(dir)?;
     }
     let lock = fs.lock(&names::lock(dir))?;
+    if fs.exists(&names::identity(dir))? {
+        // Another process made the store between the look and the lock.
+        return Ok((lock, Identity::read(fs, dir)?));
+    }
     for sub in [names::logs(dir), names::bases(dir)] {
         if !fs.exists(&sub)? {
             fs.create_dir(&sub)?;
@@ -116,6 +124,10 @@ fn enter(fs: &dyn Fs, dir: &Path, options: &StoreOptions) -> Result<(Box<dyn Loc
     let identity = Identity::generate(dir, options.seed);
     identity.write(fs, dir)?;
     Ok((lock, identity))
+}
+
+fn is_no_directory(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotADirectory)
 }
 
 /// Empty, or what a creation leaves that did not get as far as the identity.

@@ -57,6 +57,11 @@ pub(crate) struct TableInner {
 
 impl Drop for TableInner {
     fn drop(&mut self) {
+        if self.context.check_process().is_err() {
+            // In a forked child: the rows are not there, and the cold tier's files are the parent's.
+            std::mem::forget(Arc::clone(&self.context));
+            return;
+        }
         for shard in &self.shards {
             write(shard).release_all(&self.context);
         }

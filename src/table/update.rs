@@ -8,6 +8,7 @@ use super::lookup::check_length;
 use super::{Table, TableInner};
 use crate::context::{lock, read, write};
 use crate::error::{Error, Result};
+use crate::optimizer::Optimizer;
 use crate::schema::TableSchema;
 use crate::shard::{Batch, Op, Plan, Shard, shard_of};
 use crate::types::{Key, mix};
@@ -128,6 +129,10 @@ impl TableInner {
     }
 
     fn begin(&self, schema: &TableSchema, op: Op, update: &Update) -> Result<Batch> {
+        if let Some(rate) = update.learning_rate {
+            let option = "learning_rate";
+            Optimizer::validate_learning_rate(rate).map_err(|what| Error::InvalidOption { option, what })?;
+        }
         let clock = lock(&self.context.clock);
         let time = match op {
             Op::Remove | Op::Prefetch => clock.now(),
@@ -153,7 +158,7 @@ impl TableInner {
         let result: Result<()> = results.into_iter().collect();
         if result.is_err() {
             for (shard, plan) in self.shards.iter().zip(plans) {
-                write(shard).cancel(plan);
+                write(shard).cancel(&self.context, plan);
             }
         }
         result

@@ -1,0 +1,185 @@
+//! Who may use a store: one process, once; and a forked child not at all.
+
+use embedrock::{Error, Store, StoreOptions, Update, restore, verify};
+
+use crate::{DIM, T, filled, options, schema, train, truth};
+
+/// Runs `child` in a forked process, which must end by itself, and returns its exit code.
+fn forked(child: impl FnOnce() -> i32) -> i32 {
+    // SAFETY: the child uses only what this thread has, allocates under the C library's own handlers, and ends in `_exit`.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0);
+    if pid == 0 {
+        // SAFETY: plain system call; a child that hangs is killed.
+        unsafe { libc::alarm(60) };
+        let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child)).unwrap_or(99);
+        // SAFETY: ends the process without running what belongs to the parent.
+        unsafe { libc::_exit(code) }
+    }
+    let mut status = 0;
+    // SAFETY: `pid` is our child and `status` outlives the call.
+    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+    assert!(libc::WIFEXITED(status), "the child ended by a signal: status {status}");
+    libc::WEXITSTATUS(status)
+}
+
+#[test]
+fn a_forked_child_is_refused_and_disturbs_nothing() {
+    for twin in [true, !cfg!(feature = "rocksdb")] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = options().twin(twin).hot_rows(50);
+        let store = Store::open(dir.path(), options.clone()).unwrap();
+        let table = store.create_table(schema()).unwrap();
+        (0..5).for_each(|number| train(&table, number));
+        store.commit(b"before").unwrap();
+        store.checkpoint_in_background().unwrap();
+        let (before, path) = (store.digest().unwrap(), dir.path().to_owned());
+        // The child gets the only handles of its copy, so that it drops them too.
+        let (child_table, child_store) = (table.clone(), &store);
+        let code = forked(move || {
+            let at = Update::at(T + 9);
+            let calls = [
+                child_table.lookup(&[1], &mut [0.0; DIM]).map(drop),
+                child_table.contains(1).map(drop),
+                child_table.apply_gradients(&[1], &[0.5; DIM], &at),
+                child_table.assign(&[1], &[0.5; DIM], &at).map(drop),
+                child_table.assign_add(&[1], &[0.5; DIM], &at).map(drop),
+                child_table.remove(&[1]).map(drop),
+                child_table.prefetch(&[1]),
+                child_table.for_each_row(|_, _, _, _| Ok(())),
+                child_store.create_table(schema()).map(drop),
+                child_store.drop_table("t"),
+                child_store.commit(b"child").map(drop),
+                child_store.commit_in_background(Vec::new).map(drop),
+                child_store.checkpoint().map(drop),
+                child_store.digest().map(drop),
+                child_store.commits().map(drop),
+            ];
+            let refused = calls.iter().position(|call| !matches!(call, Err(Error::ForkedChild)));
+            let again = Store::open(&path, StoreOptions::default());
+            let locked = matches!(again, Err(Error::Locked { .. }));
+            refused.map_or(i32::from(!locked) * 50, |at| at as i32 + 1)
+        });
+        assert_eq!(code, 0, "the call of this number, or 50 for the lock");
+        // A child that drops or closes its copy leaves the parent's files, threads and lock alone.
+        let mut ours = Some((table, store));
+        let code = forked(|| {
+            let (table, store) = ours.take().unwrap();
+            drop(table);
+            i32::from(!matches!(store.close(), Err(Error::ForkedChild)))
+        });
+        assert_eq!(code, 0);
+        let (table, store) = ours.take().unwrap();
+        assert_eq!(store.digest().unwrap(), before);
+        assert!(matches!(Store::open(dir.path(), options.clone()), Err(Error::Locked { .. })));
+        (5..9).for_each(|number| train(&table, number));
+        store.commit(b"after").unwrap();
+        let digest = store.digest().unwrap();
+        drop((table, store));
+        let store = Store::open(dir.path(), options).unwrap();
+        assert_eq!((store.digest().unwrap(), &store.last_commit().unwrap().state[..]), (digest, &b"after"[..]));
+    }
+}
+
+#[test]
+fn a_child_that_lives_on_keeps_nobody_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), options()).unwrap();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let child = std::thread::scope(|scope| {
+        let child = scope.spawn(|| {
+            forked(|| {
+                // Until the parent is done with its side of the pipe, of which the child has a copy.
+                let mut byte = [0];
+                i32::from(std::io::Read::read_exact(&mut reader, &mut byte).is_err())
+            })
+        });
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        drop(store);
+        let reopened = Store::open(dir.path(), options()).map(drop);
+        std::io::Write::write_all(&mut &writer, b"x").unwrap();
+        (child.join().unwrap(), reopened)
+    });
+    assert_eq!(child.0, 0);
+    child.1.unwrap();
+}
+
+#[test]
+fn a_second_open_is_refused_with_the_process_named_and_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    filled(&path, options());
+    let store = Store::open(&path, options()).unwrap();
+    let before = truth(&path);
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    for name in [path.clone(), link, dir.path().join("s/../s")] {
+        let calls = [
+            Store::open(&name, options()).map(drop),
+            verify(&name).map(drop),
+            restore(&name, embedrock::At::Latest, dir.path().join("copy")).map(drop),
+        ];
+        for result in calls {
+            assert!(matches!(&result, Err(Error::Locked { pid: Some(pid), .. }) if *pid == std::process::id()), "{result:?}");
+        }
+    }
+    assert_eq!(truth(&path), before);
+    assert!(!dir.path().join("copy").exists());
+    let table = store.table("t").unwrap();
+    drop(store);
+    // A table's handle keeps memory, not the directory; what it changes goes nowhere.
+    let second = Store::open(&path, options()).unwrap();
+    let digest = second.digest().unwrap();
+    let _ = table.assign(&[1], &[5.0; DIM], &Update::at(T + 40));
+    assert_eq!(second.digest().unwrap(), digest);
+}
+
+#[test]
+fn two_that_create_a_store_at_once_make_one() {
+    for _ in 0..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let commits: u64 = std::thread::scope(|scope| {
+            let work = |name: &'static [u8]| {
+                let path = path.clone();
+                move || {
+                    let mut commits = 0;
+                    while commits < 2 {
+                        match Store::open(&path, options()) {
+                            Ok(store) => {
+                                store.commit(name).unwrap();
+                                commits += 1;
+                            }
+                            Err(Error::Locked { .. } | Error::NotAStore { .. }) => {}
+                            Err(Error::Io { action: "create", source, .. })
+                                if source.kind() == std::io::ErrorKind::AlreadyExists => {}
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                    commits
+                }
+            };
+            let threads = [scope.spawn(work(b"a")), scope.spawn(work(b"b"))];
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        let store = Store::open(&path, options()).unwrap();
+        assert_eq!(store.last_commit().unwrap().id.sequence, commits, "a commit went into a store that another replaced");
+    }
+}
+
+#[test]
+fn a_panic_in_the_callers_code_leaves_the_store_usable() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), options()).unwrap();
+    let table = store.create_table(schema()).unwrap();
+    train(&table, 0);
+    let quiet = |run: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err();
+    assert!(quiet(&|| drop(store.commit_with(|| panic!("in the trainer's state")))));
+    assert!(quiet(&|| drop(table.for_each_row(|_, _, _, _| panic!("in a visitor")))));
+    assert_eq!(store.last_commit().map(|commit| commit.id), None);
+    train(&table, 1);
+    assert_eq!(store.commit(b"").unwrap().sequence, 1);
+    let digest = store.digest().unwrap();
+    drop((table, store));
+    assert_eq!(Store::open(dir.path(), options()).unwrap().digest().unwrap(), digest);
+}
