@@ -18,6 +18,19 @@ use crate::types::{Key, mix};
 /// | [`probabilistic`](Self::probabilistic) | by each occurrence with probability 1/n, so after n on average | none |
 ///
 /// All occurrences of a key in one batch count. The default is `always`.
+///
+/// ```
+/// use embedrock::{Admission, Store, StoreOptions, TableSchema, Update};
+/// # let dir = std::env::temp_dir().join(format!("embedrock-doc-admission-{}", std::process::id()));
+/// let store = Store::open(&dir, StoreOptions::default())?;
+/// let items = store.create_table(TableSchema::new("item", 1).admission(Admission::count(3)))?;
+/// items.apply_gradients(&[7, 7], &[0.5; 2], &Update::at(1_700_000_000))?;
+/// assert!(!items.contains(7)?);
+/// items.apply_gradients(&[7], &[0.5], &Update::at(1_700_000_001))?; // its third occurrence
+/// assert!(items.contains(7)?);
+/// # drop((items, store)); std::fs::remove_dir_all(&dir).unwrap();
+/// # Ok::<(), embedrock::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Admission {

@@ -9,6 +9,18 @@ use crate::types::UnixSeconds;
 ///
 /// A row is expired when `clock - row time >= ttl`, where the clock is the largest event time the store has seen. Lookups do not
 /// prolong a row's life. The default is [`Expiry::never`].
+///
+/// ```
+/// use embedrock::{Expiry, Store, StoreOptions, TableSchema, Update};
+/// # let dir = std::env::temp_dir().join(format!("embedrock-doc-expiry-{}", std::process::id()));
+/// let store = Store::open(&dir, StoreOptions::default())?;
+/// let items = store.create_table(TableSchema::new("item", 1).expiry(Expiry::after_secs(60)))?;
+/// items.assign(&[1], &[0.5], &Update::at(1_700_000_000))?;
+/// items.assign(&[2], &[0.5], &Update::at(1_700_000_060))?; // the store's clock is event time
+/// assert!(!items.contains(1)? && items.contains(2)?);
+/// # drop((items, store)); std::fs::remove_dir_all(&dir).unwrap();
+/// # Ok::<(), embedrock::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Expiry {

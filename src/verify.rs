@@ -61,6 +61,16 @@ impl VerifyReport {
 ///
 /// The live directory is a cache and not read. Cost: one sequential read of the log and the bases.
 ///
+/// ```
+/// use embedrock::{Store, StoreOptions, verify};
+/// # let dir = std::env::temp_dir().join(format!("embedrock-doc-verify-{}", std::process::id()));
+/// Store::open(&dir, StoreOptions::default())?.commit(b"state")?;
+/// let report = verify(&dir)?;
+/// assert!(report.damage.is_empty() && report.bytes > 0);
+/// # std::fs::remove_dir_all(&dir).unwrap();
+/// # Ok::<(), embedrock::Error>(())
+/// ```
+///
 /// # Errors
 /// The directory is no store, is in use, or cannot be read. Damage is no error: it is in the report.
 pub fn verify(dir: impl AsRef<Path>) -> Result<VerifyReport> {

@@ -25,6 +25,20 @@ struct Outcome {
 }
 
 /// Says when a commit in the background is durable.
+///
+/// ```
+/// use embedrock::{Store, StoreOptions, TableSchema, Update};
+/// # let dir = std::env::temp_dir().join(format!("embedrock-doc-ticket-{}", std::process::id()));
+/// let store = Store::open(&dir, StoreOptions::default())?;
+/// let users = store.create_table(TableSchema::new("user", 1))?;
+/// users.assign(&[1], &[0.5], &Update::at(1_700_000_000))?;
+/// let ticket = store.commit_in_background(|| b"step 1".to_vec())?;
+/// users.assign(&[1], &[0.7], &Update::at(1_700_000_001))?; // training goes on: this is in the next commit
+/// assert_eq!(ticket.wait()?, ticket.id());
+/// assert!(ticket.is_durable());
+/// # drop((users, store)); std::fs::remove_dir_all(&dir).unwrap();
+/// # Ok::<(), embedrock::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Ticket {
     id: CommitId,

@@ -198,7 +198,26 @@ impl Table {
 
     /// Visits every live row once, hot and cold, in no particular order: key, event time, embedding, optimizer state.
     ///
-    /// Rows that other threads change meanwhile are visited in one of their states. Stops at the visitor's first error.
+    /// Rows that other threads change meanwhile are visited in one of their states. Cost: reads every row; a shard's hot rows are
+    /// visited under its lock, so the visitor must not call the table.
+    ///
+    /// ```
+    /// use embedrock::{Optimizer, Store, StoreOptions, TableSchema, Update};
+    /// # let dir = std::env::temp_dir().join(format!("embedrock-doc-rows-{}", std::process::id()));
+    /// let store = Store::open(&dir, StoreOptions::default())?;
+    /// let users = store.create_table(TableSchema::new("user", 2).optimizer(Optimizer::adagrad(0.1).initial_accumulator(0.5)))?;
+    /// users.assign(&[7], &[1.0, 2.0], &Update::at(1_700_000_000))?;
+    /// users.for_each_row(|key, time, embedding, state| {
+    ///     assert_eq!((key, time), (7, 1_700_000_000));
+    ///     assert_eq!((embedding, state), (&[1.0, 2.0][..], &[0.5, 0.5][..]));
+    ///     Ok(())
+    /// })?;
+    /// # drop((users, store)); std::fs::remove_dir_all(&dir).unwrap();
+    /// # Ok::<(), embedrock::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The visitor's first error, at which it stops; a failing cold tier; [`Error::TableDropped`].
     pub fn for_each_row(&self, mut visit: impl FnMut(Key, UnixSeconds, &[f32], &[f32]) -> Result<()>) -> Result<()> {
         self.inner.check()?;
         let dim = self.dim();

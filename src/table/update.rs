@@ -34,7 +34,8 @@ impl Update {
         Update { time: unix_secs, learning_rate: None }
     }
 
-    /// Overrides the optimizer's learning rate for this batch.
+    /// Overrides the optimizer's learning rate for this batch: positive and finite, else the batch is refused with
+    /// [`Error::InvalidOption`].
     #[must_use]
     pub fn learning_rate(mut self, rate: f32) -> Update {
         self.learning_rate = Some(rate);
@@ -48,8 +49,9 @@ impl Table {
     /// `grads` holds `keys.len() * dim` f32s. Keys without a row get one if they are admitted. All or nothing.
     ///
     /// # Errors
-    /// A wrong length, a gradient that is not finite, a time far ahead ([`Error::ClockJump`]), a batch that the memory budget
-    /// cannot hold, a failing cold tier or log. Nothing was applied then.
+    /// A wrong length, a gradient or learning rate that is not finite, a time far ahead ([`Error::ClockJump`]), a batch that the
+    /// memory budget cannot hold, a failing cold tier or log. Nothing was applied then. Only what is given is checked: finite
+    /// gradients can still overflow a row.
     pub fn apply_gradients(&self, keys: &[Key], grads: &[f32], update: &Update) -> Result<()> {
         self.inner.update(Op::Gradients, keys, grads, update).map(|_| ())
     }
@@ -66,24 +68,26 @@ impl Table {
 
     /// Adds to the embeddings of `keys`; equal keys are summed first, in input order.
     ///
+    /// Returns how many distinct keys were written: those that admission refuses are not.
+    ///
     /// # Errors
     /// As [`Table::apply_gradients`].
     pub fn assign_add(&self, keys: &[Key], rows: &[f32], update: &Update) -> Result<usize> {
         self.inner.update(Op::AssignAdd, keys, rows, update)
     }
 
-    /// Removes the rows of `keys` and returns how many there were.
+    /// Removes the rows of `keys` and returns how many there were. Takes the time of the last batch.
     ///
     /// # Errors
-    /// As [`Table::apply_gradients`].
+    /// A batch that the memory budget cannot hold, a failing cold tier or log. Nothing was removed then.
     pub fn remove(&self, keys: &[Key]) -> Result<usize> {
         self.inner.update(Op::Remove, keys, &[], &Update::at(0))
     }
 
-    /// Brings the cold rows among `keys` into memory ahead of their use. A hint: rows may leave again before.
+    /// Brings the cold rows among `keys` into memory ahead of their use. A hint: rows may leave again before. No row changes.
     ///
     /// # Errors
-    /// As [`Table::apply_gradients`].
+    /// A batch that the memory budget cannot hold, a failing cold tier or log.
     pub fn prefetch(&self, keys: &[Key]) -> Result<()> {
         if !self.inner.has_cold.load(Ordering::Acquire) {
             return self.inner.check();
