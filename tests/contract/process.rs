@@ -183,3 +183,56 @@ fn a_panic_in_the_callers_code_leaves_the_store_usable() {
     drop((table, store));
     assert_eq!(Store::open(dir.path(), options()).unwrap().digest().unwrap(), digest);
 }
+
+/// Runs the calling test again as a user without rights, as root may do all; whether it is that run.
+fn as_nobody(test: &str) -> bool {
+    const INSIDE: &str = "EMBEDROCK_TEST_AS_NOBODY";
+    // SAFETY: plain system call.
+    if std::env::var_os(INSIDE).is_some() || unsafe { libc::geteuid() } != 0 {
+        return true;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    // A copy, as the user may not reach where this program lies.
+    let program = dir.path().join("contract");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let mut command = std::process::Command::new(program);
+    std::os::unix::process::CommandExt::uid(&mut command, 65_534);
+    let output = command.args(["--exact", test]).current_dir("/").env(INSIDE, "1").env("TMPDIR", "/tmp").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    false
+}
+
+#[test]
+fn without_permission_nothing_is_changed_and_the_file_is_named() {
+    if !as_nobody("process::without_permission_nothing_is_changed_and_the_file_is_named") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let digest = filled(&path, options());
+    let before = truth(&path);
+    let mode = |name: &str, mode| {
+        std::fs::set_permissions(path.join(name), std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    for (name, forbidden, usual) in
+        [("LOCK", 0o400, 0o600), ("IDENTITY", 0, 0o600), ("log/00000001.log", 0, 0o600), ("base/00000001/MANIFEST", 0, 0o600)]
+    {
+        mode(name, forbidden);
+        let error = crate::refused(&path, options());
+        mode(name, usual);
+        assert!(error.to_string().contains(name), "{error}");
+        let typed = match name {
+            "LOCK" => matches!(error, Error::ReadOnly { .. }),
+            _ => matches!(&error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied),
+        };
+        assert!(typed, "{name}: {error:?}");
+        assert_eq!(truth(&path), before, "{name}");
+    }
+    mode("", 0o500);
+    let made = Store::open(path.join("inside"), options()).map(drop);
+    mode("", 0o700);
+    assert!(matches!(&made, Err(Error::ReadOnly { path: named }) if named.ends_with("inside")), "{made:?}");
+    assert_eq!(Store::open(&path, options()).unwrap().digest().unwrap().to_string(), digest);
+}
