@@ -26,6 +26,8 @@ mod shard;
 mod slab;
 mod store;
 mod table;
+#[cfg(feature = "testing")]
+pub mod testing;
 #[cfg(feature = "train")]
 pub mod train;
 mod types;
@@ -45,11 +47,3 @@ pub use store::{Digest, RecoveryReport, Store, StoreStats, TableStats, Ticket};
 pub use table::{Table, Update};
 pub use types::{At, CommitHash, CommitId, Key, UnixSeconds};
 pub use verify::{Damage, VerifyReport, verify};
-
-/// A simulated disk that loses what was not synced, for tests.
-#[cfg(feature = "testing")]
-pub mod testing {
-    pub use crate::fs::{
-        CrashMode, DirEntry, FaultKind, FaultSpan, Fs, LockGuard, ReadFile, SimFs, SyncClass, SyncFile, WriteFile,
-    };
-}

@@ -74,24 +74,27 @@ impl VerifyReport {
 /// # Errors
 /// The directory is no store, is in use, or cannot be read. Damage is no error: it is in the report.
 pub fn verify(dir: impl AsRef<Path>) -> Result<VerifyReport> {
-    let (fs, dir) = (RealFs, dir.as_ref());
+    verify_on(&RealFs, dir.as_ref())
+}
+
+pub(crate) fn verify_on(fs: &dyn Fs, dir: &Path) -> Result<VerifyReport> {
     let mut report = VerifyReport::default();
     if !fs.exists(&names::identity(dir))? {
         return Err(Error::NotAStore { path: dir.to_path_buf(), why: "it has no IDENTITY file".into() });
     }
     let _lock = fs.lock(&names::lock(dir))?;
-    report.count(&fs, &names::identity(dir))?;
-    for damage in Identity::check(&fs, dir)? {
+    report.count(fs, &names::identity(dir))?;
+    for damage in Identity::check(fs, dir)? {
         report.take::<()>(Err(damage))?;
     }
     if fs.exists(&names::durable(dir))? {
-        report.count(&fs, &names::durable(dir))?;
-        for damage in Mark::check(&fs, &names::durable(dir))? {
+        report.count(fs, &names::durable(dir))?;
+        for damage in Mark::check(fs, &names::durable(dir))? {
             report.take::<()>(Err(damage))?;
         }
     }
-    verify_bases(&fs, dir, &mut report)?;
-    verify_history(&fs, dir, &mut report)?;
+    verify_bases(fs, dir, &mut report)?;
+    verify_history(fs, dir, &mut report)?;
     Ok(report)
 }
 

@@ -23,6 +23,7 @@ const ROWS: &[&[&str]] = &[
     &["restore", "verify"],
     &["store"],
     &["replica"],
+    &["testing"],
     &["lib"],
     &["train"],
     &["bin"],

@@ -113,7 +113,7 @@ impl DeltaLog {
     pub(super) fn next_record(&self, described: CommitRecord) -> CommitRecord {
         let state = lock(&self.state);
         let parent = &state.tip.record;
-        let id = CommitId { timeline: state.tip.timeline, sequence: parent.id.sequence + 1 };
+        let id = CommitId { timeline: state.tip.timeline, sequence: parent.id.sequence.saturating_add(1) };
         CommitRecord { id, parent: parent.hash, base: state.base, ..described }
     }
 

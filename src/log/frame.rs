@@ -12,7 +12,7 @@ const ROWS: u8 = 4;
 const REMOVED: u8 = 5;
 const COUNTS: u8 = 6;
 const STATE: u8 = 7;
-const COMMIT: u8 = 8;
+pub(super) const COMMIT: u8 = 8;
 
 const IMAGE_HEADER_BYTES: usize = 16;
 

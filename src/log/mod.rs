@@ -5,6 +5,8 @@ mod frame;
 mod mark;
 mod reader;
 mod record;
+#[cfg(feature = "testing")]
+mod repair;
 mod segment;
 mod writer;
 
@@ -12,5 +14,7 @@ pub(crate) use frame::{Frame, FrameBuf};
 pub(crate) use mark::{Mark, MarkRecord};
 pub(crate) use reader::{Event, LogReader};
 pub(crate) use record::CommitRecord;
+#[cfg(feature = "testing")]
+pub(crate) use repair::repair;
 pub(crate) use segment::{HEADER_BYTES, SegmentHeader};
 pub(crate) use writer::LogWriter;

@@ -62,7 +62,7 @@ impl CommitRecord {
         CommitHash(hash)
     }
 
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         out.extend_from_slice(&self.id.timeline.to_le_bytes());
         out.extend_from_slice(&self.id.sequence.to_le_bytes());
@@ -81,7 +81,7 @@ impl CommitRecord {
         out
     }
 
-    pub(super) fn decode(payload: &[u8]) -> Option<CommitRecord> {
+    pub(crate) fn decode(payload: &[u8]) -> Option<CommitRecord> {
         let mut reader = Reader::new(payload);
         let id = CommitId { timeline: reader.u64()?, sequence: reader.u64()? };
         let parent = CommitHash(reader.bytes(16)?.try_into().ok()?);

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::survey::{Placed, Segment, Survey};
 use crate::error::{Error, Result};
 use crate::fs::names;
+use crate::log::CommitRecord;
 use crate::manifest::Manifest;
 use crate::types::{At, CommitHash, CommitId};
 
@@ -27,10 +28,14 @@ impl Chain {
         self.commits.last().map_or(self.root, |(_, placed)| (placed.record.id, placed.record.hash))
     }
 
-    /// The chain as far as the commit of this sequence number.
-    pub(crate) fn up_to(&self, sequence: u64) -> Chain {
-        let count = self.commits.partition_point(|(_, placed)| placed.record.id.sequence <= sequence);
-        Chain { commits: self.commits[..count].to_vec(), root: self.root, bytes_cut: 0, new_timeline: false }
+    /// The commits that can be had, oldest first: from the first on for which there is a base, or all of a log from its beginning.
+    pub(crate) fn restorable(&self, survey: &Survey) -> Vec<CommitId> {
+        let first = match self.root.0.sequence {
+            0 => Some(1),
+            _ => survey.bases.iter().filter_map(|base| self.valid_from(base)).min(),
+        };
+        let ids = std::iter::once(self.root.0).chain(self.commits.iter().map(|(_, placed)| placed.record.id));
+        ids.filter(|id| first.is_some_and(|first| id.sequence >= first)).collect()
     }
 
     /// The bases that are valid for the chain's target, the best first.
@@ -38,16 +43,19 @@ impl Chain {
     /// A base is valid when its begin lies on the chain and either nothing changed while it was written, or a commit that
     /// names it, and so was cut after its last byte, lies on the chain too.
     pub(crate) fn bases<'a>(&self, survey: &'a Survey) -> Vec<&'a Manifest> {
-        let on_chain = |id: CommitId, hash: CommitHash| {
-            (id, hash) == self.root || self.commits.iter().any(|(_, p)| (p.record.id, p.record.hash) == (id, hash))
-        };
-        let named = |base: &Manifest| {
-            self.commits.iter().any(|(_, p)| p.record.base == base.number && p.record.id.sequence > base.begin.sequence)
-        };
-        let valid = |base: &&Manifest| on_chain(base.begin, base.begin_hash) && (base.still || named(base));
-        let mut bases: Vec<_> = survey.bases.iter().filter(valid).collect();
+        let mut bases: Vec<_> = survey.bases.iter().filter(|base| self.valid_from(base).is_some()).collect();
         bases.sort_by_key(|base| std::cmp::Reverse((base.begin.sequence, base.number)));
         bases
+    }
+
+    /// The sequence number of the first commit that can be rebuilt from a base.
+    fn valid_from(&self, base: &Manifest) -> Option<u64> {
+        let begin = (base.begin, base.begin_hash);
+        let on_chain = begin == self.root || self.commits.iter().any(|(_, p)| (p.record.id, p.record.hash) == begin);
+        let names = |record: &CommitRecord| record.base == base.number && record.id.sequence > base.begin.sequence;
+        let named = self.commits.iter().find(|(_, p)| names(&p.record)).map(|(_, p)| p.record.id.sequence);
+        let valid_from = if base.still { Some(base.begin.sequence) } else { named };
+        valid_from.filter(|_| on_chain)
     }
 
     /// The commits after a base's begin, or all when there is none.

@@ -86,7 +86,7 @@ fn attempt(
         record: CommitRecord::default(),
         state: Arc::default(),
         timeline: timeline(survey, chain),
-        next_segment: survey.last_segment + 1,
+        next_segment: survey.last_segment.saturating_add(1),
     };
     let log = Arc::new(DeltaLog::new(Arc::clone(&site.fs), site.dir, site.identity.uuid, tip, Arc::clone(&poison)));
     let captures = capture_bytes(options);
@@ -138,7 +138,7 @@ fn timeline(survey: &Survey, chain: &Chain) -> u64 {
     let target = chain.target().0.timeline;
     let segments = survey.segments.iter().map(|segment| segment.header.timeline);
     let bases = survey.bases.iter().map(|base| base.begin.timeline);
-    if chain.new_timeline { segments.chain(bases).fold(target, u64::max) + 1 } else { target }
+    if chain.new_timeline { segments.chain(bases).fold(target, u64::max).saturating_add(1) } else { target }
 }
 
 fn shards(options: &StoreOptions) -> Result<usize> {

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::fs::{Fs, names};
 use crate::log::{CommitRecord, Event, Frame, LogReader, Mark, MarkRecord, SegmentHeader};
 use crate::manifest::Manifest;
+use crate::types::CommitId;
 
 /// A commit and where its delta lies in its segment.
 #[derive(Clone, Debug)]
@@ -113,6 +114,7 @@ fn read_segment(fs: &dyn Fs, path: &Path, number: u64, bytes: u64) -> Result<Seg
     let mut segment = Segment { number, path: path.to_path_buf(), bytes, header, commits: Vec::new(), torn: None };
     let mut start = reader.position();
     let mut parent = segment.header.parent_hash;
+    let mut id = segment.header.parent;
     let (mut frames, mut has_early) = (0, false);
     let mut first_chain = reader.chain();
     loop {
@@ -124,7 +126,9 @@ fn read_segment(fs: &dyn Fs, path: &Path, number: u64, bytes: u64) -> Result<Seg
                 return Ok(segment);
             }
             Event::Frame { offset, end, frame: Frame::Commit(record), .. } => {
-                if record.parent != parent || record.frames != frames || !record.is_sealed_by(chain) {
+                id = CommitId { timeline: segment.header.timeline, sequence: id.sequence.saturating_add(1) };
+                let follows = record.id == id && record.parent == parent && record.frames == frames;
+                if !follows || !record.is_sealed_by(chain) {
                     segment.torn = Some((offset, "a commit that does not follow from what is before it".into()));
                     return Ok(segment);
                 }

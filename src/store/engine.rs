@@ -77,15 +77,7 @@ impl Engine {
         let tip = self.log.tip().0;
         let at = if tip.id.sequence == 0 { At::Latest } else { At::Commit(tip.id) };
         let chain = choose(&survey, &self.dir, at)?;
-        let mut restorable = Vec::new();
-        for sequence in chain.root.0.sequence..=tip.id.sequence {
-            let upto = chain.up_to(sequence);
-            if upto.root.0.sequence == 0 || !upto.bases(&survey).is_empty() {
-                restorable.push(upto.target().0);
-            }
-        }
-        restorable.retain(|id| id.sequence > 0);
-        Ok(restorable)
+        Ok(chain.restorable(&survey))
     }
 
     pub(super) fn checkpoint(&self) -> Result<u64> {

@@ -153,5 +153,5 @@ fn remove_litter(fs: &dyn Fs, dir: &Path) -> Result<()> {
 
 fn next_base(fs: &dyn Fs, dir: &Path) -> Result<u64> {
     let numbers = fs.list(&names::bases(dir))?;
-    Ok(numbers.iter().filter_map(|entry| names::parse_base(&entry.name)).max().unwrap_or(0) + 1)
+    Ok(numbers.iter().filter_map(|entry| names::parse_base(&entry.name)).max().unwrap_or(0).saturating_add(1))
 }
