@@ -106,6 +106,8 @@ fn every_version_is_read_back() {
         let dir = tempfile::tempdir().unwrap();
         let work = |name: &str| {
             copy(&set.join(name), &dir.path().join(name));
+            // A restored store has an empty log, and git keeps no empty directories.
+            fs::create_dir_all(dir.path().join(name).join("log")).unwrap();
             dir.path().join(name)
         };
         let (store, restored) = (work("store"), work("restored"));
