@@ -4,7 +4,10 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, DEFAULT_COLUMN_FAMILY_NAME, Options, WriteBatch, WriteOptions};
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBCompressionType, DEFAULT_COLUMN_FAMILY_NAME, DataBlockIndexType, Options, WriteBatch,
+    WriteOptions,
+};
 
 use crate::bench::candidate::{Built, Candidate, Failure, Site};
 use crate::bench::workload::{Batch, adagrad, all_rows, initial_state, value_of};
@@ -30,12 +33,17 @@ fn options(bytes: usize) -> Options {
     blocks.set_block_size(4 << 10);
     blocks.set_format_version(6);
     blocks.set_bloom_filter(10.0, false);
+    blocks.set_data_block_index_type(DataBlockIndexType::BinaryAndHash);
+    blocks.set_data_block_hash_ratio(0.75);
     let mut options = Options::default();
     options.create_if_missing(true);
     options.set_block_based_table_factory(&blocks);
     options.set_compression_type(DBCompressionType::None);
     options.set_write_buffer_size(128 << 20);
     options.set_max_write_buffer_number(4);
+    options.set_min_write_buffer_number_to_merge(2);
+    options.set_memtable_whole_key_filtering(true);
+    options.set_memtable_prefix_bloom_ratio(0.02);
     options.set_max_background_jobs(2);
     options.set_target_file_size_base(256 << 20);
     options

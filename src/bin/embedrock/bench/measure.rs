@@ -13,8 +13,6 @@ use super::{Args, Builder, Distribution, Operation};
 
 /// Rows of each thread whose values are followed through all updates.
 const FOLLOWED: u64 = 64;
-/// How far sums of rounding errors may lead.
-const TOLERANCE: f32 = 2e-3;
 
 /// A candidate's figure for one operation.
 pub(super) struct Figure {
@@ -63,8 +61,8 @@ impl Figure {
 /// A candidate in its run.
 struct Runner {
     candidate: Box<dyn Candidate>,
-    /// How often each batch of each thread was learned in this workload.
-    learned: Vec<Vec<u32>>,
+    /// The batches of each thread that were learned in this workload, in order.
+    learned: Vec<Vec<usize>>,
     next: Vec<usize>,
     /// The followed rows: place, embedding value and sum of squares as they should be.
     followed: Vec<HashMap<u32, (f32, f32)>>,
@@ -140,7 +138,6 @@ fn race(
         runners.iter_mut().filter(|runner| operation != Operation::Miss || runner.candidate.can_miss()).collect();
     let mut rates: Vec<(&'static str, Vec<f64>)> = taking.iter().map(|r| (r.candidate.name(), Vec::new())).collect();
     for runner in &mut taking {
-        runner.prepare(work);
         runner.turn(site, work, operation, turn / 8)?;
     }
     for _ in 0..args.turns {
@@ -166,13 +163,7 @@ impl Runner {
             places.map(|place| (place, (value_of(row_at(site, thread, place)), initial_state()))).collect()
         };
         let followed = (0..site.threads).map(follow).collect();
-        Runner { candidate, learned: Vec::new(), next: vec![0; site.threads], followed }
-    }
-
-    fn prepare(&mut self, work: &Workload) {
-        if self.learned.is_empty() {
-            self.learned = work.present.iter().map(|batches| vec![0; batches.len()]).collect();
-        }
+        Runner { candidate, learned: vec![Vec::new(); site.threads], next: vec![0; site.threads], followed }
     }
 
     /// Runs for a while and returns the rate.
@@ -197,7 +188,7 @@ impl Runner {
         for (caller, done) in results.into_iter().enumerate() {
             let done = done.map_err(|failure| format!("{}: {failure}", self.candidate.name()))?;
             rate += done.rows as f64 / done.busy.as_secs_f64();
-            done.learned.iter().for_each(|&(thread, batch)| self.learned[thread][batch] += 1);
+            done.learned.iter().for_each(|&(thread, batch)| self.learned[thread].push(batch));
             self.next[caller] = done.next;
         }
         Ok(rate)
@@ -205,18 +196,16 @@ impl Runner {
 
     /// Follows some rows through everything learned in this workload and compares.
     fn check_updates(&mut self, site: &Site, work: &Workload) -> Result<(), Failure> {
-        let learned = std::mem::take(&mut self.learned);
-        for (thread, counts) in learned.iter().enumerate() {
-            for (batch, &count) in work.present[thread].iter().zip(counts).filter(|(_, count)| **count > 0) {
-                self.follow(thread, batch, count);
-            }
+        for thread in 0..site.threads {
+            let learned = std::mem::take(&mut self.learned[thread]);
+            self.follow(thread, &work.present[thread], &learned);
             let places: Vec<u32> = self.followed[thread].keys().copied().collect();
             let keys = places.iter().map(|&place| key_of(row_at(site, thread, place))).collect();
             let mut out = vec![0.0; places.len() * site.dim];
             self.candidate.lookup(thread, &Batch { keys, places: places.clone() }, &mut out)?;
             for (place, row) in places.iter().zip(out.chunks_exact(site.dim)) {
                 let expected = self.followed[thread][place].0;
-                if let Some(found) = row.iter().find(|value| (*value - expected).abs() > TOLERANCE * expected.abs().max(1.0)) {
+                if let Some(found) = row.iter().find(|value| value.to_bits() != expected.to_bits()) {
                     let name = self.candidate.name();
                     return Err(format!("{name}: a row at place {place} has {found}, expected {expected}").into());
                 }
@@ -225,15 +214,20 @@ impl Runner {
         Ok(())
     }
 
-    fn follow(&mut self, thread: usize, batch: &Batch, count: u32) {
-        let mut occurrences: HashMap<u32, u32> = HashMap::new();
-        for place in batch.places.iter().filter(|place| self.followed[thread].contains_key(place)) {
-            *occurrences.entry(*place).or_default() += 1;
-        }
-        for (place, times) in occurrences {
-            let (weight, sum) = self.followed[thread].entry(place).or_default();
-            let (steps, gradient) =
-                if self.candidate.sums_duplicates() { (count, GRADIENT * times as f32) } else { (count * times, GRADIENT) };
+    /// In the order of the batches: where a key's gradients differ from batch to batch, another order ends elsewhere.
+    fn follow(&mut self, thread: usize, batches: &[Batch], learned: &[usize]) {
+        let followed = &mut self.followed[thread];
+        let times_in = |batch: &Batch| {
+            let mut times: HashMap<u32, u32> = HashMap::new();
+            let known = batch.places.iter().filter(|place| followed.contains_key(place));
+            known.for_each(|place| *times.entry(*place).or_default() += 1);
+            times
+        };
+        let times: Vec<HashMap<u32, u32>> = batches.iter().map(times_in).collect();
+        for (&place, &times) in learned.iter().flat_map(|&batch| &times[batch]) {
+            let (weight, sum) = followed.entry(place).or_default();
+            let together = (0..times).fold(0.0, |sum, _| sum + GRADIENT);
+            let (steps, gradient) = if self.candidate.sums_duplicates() { (1, together) } else { (times, GRADIENT) };
             for _ in 0..steps {
                 adagrad(std::slice::from_mut(weight), std::slice::from_mut(sum), &[gradient]);
             }

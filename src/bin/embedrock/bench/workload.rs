@@ -101,11 +101,21 @@ impl Workload {
         let mut random = Counter::new(7);
         let mut draw = |thread: usize, first: u64| {
             let rows = site.rows_of(thread) as u64;
+            let zipf = match distribution {
+                Distribution::Uniform => None,
+                Distribution::Zipf(exponent) => Some(Zipf::new(rows, exponent)),
+            };
             let count = (KEYS_A_THREAD.min(site.rows as usize * 4) / batch).max(2);
             let mut one = || {
                 let mut drawn = Batch::default();
                 for _ in 0..batch {
-                    let place = distribution.draw(random.unit(), rows);
+                    let rank = match &zipf {
+                        Some(zipf) => zipf.rank(&mut random),
+                        None => random.bits() % rows,
+                    };
+                    // A prime above any number of rows that fit, so each rank has a place of its own, and the most frequent
+                    // ones lie apart from each other.
+                    let place = (u128::from(rank) * 1_000_000_000_039 % u128::from(rows)) as u64;
                     drawn.keys.push(key_of(first + place * site.threads as u64 + thread as u64));
                     drawn.places.push(place as u32);
                 }
@@ -119,18 +129,59 @@ impl Workload {
     }
 }
 
-impl Distribution {
-    /// A place below `rows`; the most frequent ones lie apart from each other.
-    fn draw(self, unit: f64, rows: u64) -> u64 {
-        let rank = match self {
-            Distribution::Uniform => (unit * rows as f64) as u64,
-            Distribution::Zipf(exponent) => {
-                let power = 1.0 - exponent;
-                let top = (rows as f64 + 1.0).powf(power) - 1.0;
-                (unit.mul_add(top, 1.0).powf(power.recip()) - 1.0) as u64
+/// Draws Zipf ranks exactly, by rejection from the integral (Hoermann, Derflinger 1996).
+struct Zipf {
+    ranks: f64,
+    exponent: f64,
+    low: f64,
+    high: f64,
+    squeeze: f64,
+}
+
+impl Zipf {
+    fn new(ranks: u64, exponent: f64) -> Zipf {
+        let mut zipf = Zipf { ranks: ranks as f64, exponent, low: 0.0, high: 0.0, squeeze: 0.0 };
+        zipf.low = zipf.integral(1.5) - 1.0;
+        zipf.high = zipf.integral(zipf.ranks + 0.5);
+        zipf.squeeze = 2.0 - zipf.inverse(zipf.integral(2.5) - 2f64.powf(-exponent));
+        zipf
+    }
+
+    fn integral(&self, x: f64) -> f64 {
+        (x.powf(1.0 - self.exponent) - 1.0) / (1.0 - self.exponent)
+    }
+
+    fn inverse(&self, y: f64) -> f64 {
+        (1.0 + y * (1.0 - self.exponent)).powf(1.0 / (1.0 - self.exponent))
+    }
+
+    /// A rank, from 0.
+    fn rank(&self, random: &mut Counter) -> u64 {
+        loop {
+            let y = self.high + random.unit() * (self.low - self.high);
+            let x = self.inverse(y);
+            let rank = x.round().clamp(1.0, self.ranks);
+            if rank - x <= self.squeeze || y >= self.integral(rank + 0.5) - rank.powf(-self.exponent) {
+                return rank as u64 - 1;
             }
-        };
-        // A prime above any number of rows that fit, so each rank has a place of its own.
-        (u128::from(rank.min(rows - 1)) * 1_000_000_000_039 % u128::from(rows)) as u64
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn zipf_ranks_have_their_probabilities() {
+        for exponent in [1.05, 1.15, 0.8] {
+            let (zipf, mut random) = (super::Zipf::new(1000, exponent), super::Counter::new(1));
+            let mut counts = [0u32; 1000];
+            (0..200_000).for_each(|_| counts[zipf.rank(&mut random) as usize] += 1);
+            let sum: f64 = (1..=1000).map(|k| f64::from(k).powf(-exponent)).sum();
+            for k in [1usize, 2, 3, 10, 100] {
+                let expected = 200_000.0 * (k as f64).powf(-exponent) / sum;
+                let found = f64::from(counts[k - 1]);
+                assert!((found - expected).abs() < 5.0 * expected.sqrt(), "{exponent} {k}: {found} for {expected}");
+            }
+        }
     }
 }
