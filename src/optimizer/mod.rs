@@ -71,11 +71,13 @@ enum Rule {
     Ftrl(Ftrl),
 }
 
-/// What one update has besides the rule's own parameters.
-#[derive(Clone, Copy)]
-struct Step {
+/// What the updates of a batch have in common besides the rule's own parameters.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Step {
     learning_rate: f32,
     weight_decay: f32,
+    /// Powers of Adam's betas that stand for those of each row.
+    powers: Option<[f32; 2]>,
 }
 
 impl Step {
@@ -225,11 +227,19 @@ impl Optimizer {
         }
     }
 
+    /// What the updates of a batch have in common: another learning rate than the optimizer's, and the number of the step.
+    pub(crate) fn step(&self, learning_rate: Option<f32>, number: Option<u64>) -> Step {
+        let powers = match &self.rule {
+            Rule::Adam(rule) => number.map(|number| rule.powers(number)),
+            _ => None,
+        };
+        Step { learning_rate: learning_rate.unwrap_or(self.learning_rate), weight_decay: self.weight_decay, powers }
+    }
+
     /// Applies one gradient. `row` is the embedding and the state behind it, `grad` has `dim` values.
     #[inline]
-    pub(crate) fn apply(&self, learning_rate: f32, row: &mut [f32], dim: usize, grad: &[f32]) {
+    pub(crate) fn apply(&self, step: Step, row: &mut [f32], dim: usize, grad: &[f32]) {
         debug_assert_eq!((row.len(), grad.len()), (dim + self.state_len(dim), dim));
-        let step = Step { learning_rate, weight_decay: self.weight_decay };
         let (weights, state) = row.split_at_mut(dim);
         match &self.rule {
             Rule::Sgd(rule) => rule.apply(step, weights, grad),

@@ -39,7 +39,7 @@ fn new_row(optimizer: &Optimizer, dim: usize) -> Vec<f32> {
 
 fn train(optimizer: &Optimizer, row: &mut [f32], dim: usize, steps: std::ops::Range<u64>) {
     for step in steps {
-        optimizer.apply(optimizer.learning_rate(), row, dim, &gradient(step, dim));
+        optimizer.apply(optimizer.step(None, None), row, dim, &gradient(step, dim));
     }
 }
 
@@ -156,7 +156,7 @@ fn row_wise_adagrad_adds_the_mean_square() {
     let factor = 0.5f32 / 3.0;
     let mut row = [1.0, 1.0, 1.0, 1.0, 0.0];
     optimizer.init_state(4, &mut row[4..]);
-    optimizer.apply(0.5, &mut row, 4, &[1.0, 2.0, 2.0, 2.0]);
+    optimizer.apply(optimizer.step(Some(0.5), None), &mut row, 4, &[1.0, 2.0, 2.0, 2.0]);
     let heavy = 1.0 - factor * 2.0;
     assert_eq!(row, [1.0 - factor, heavy, heavy, heavy, 4.0]);
 }
@@ -185,7 +185,7 @@ fn upstream_defect_2_ftrl_shrinks_by_the_true_sign() {
     for (gradient, expected) in [(2.0f32, -0.75f32), (-2.0, 0.75), (0.5, 0.0), (-0.5, 0.0), (0.25, 0.0)] {
         let mut row = [0.0; 3];
         optimizer.init_state(1, &mut row[1..]);
-        optimizer.apply(1.0, &mut row, 1, &[gradient]);
+        optimizer.apply(optimizer.step(Some(1.0), None), &mut row, 1, &[gradient]);
         assert_eq!(row[0], expected, "gradient {gradient}");
     }
 }
@@ -195,11 +195,11 @@ fn upstream_defect_3_the_decayed_gradient_is_used_in_every_lane_and_dim() {
     for optimizer in all().into_iter().filter(|o| o.name() != "rowwise_adagrad") {
         let mut alone = vec![0.5; 1 + optimizer.state_len(1)];
         optimizer.init_state(1, &mut alone[1..]);
-        optimizer.apply(0.05, &mut alone, 1, &[0.125]);
+        optimizer.apply(optimizer.step(Some(0.05), None), &mut alone, 1, &[0.125]);
         for dim in 1..40 {
             let mut row = vec![0.5; dim + optimizer.state_len(dim)];
             optimizer.init_state(dim, &mut row[dim..]);
-            optimizer.apply(0.05, &mut row, dim, &vec![0.125; dim]);
+            optimizer.apply(optimizer.step(Some(0.05), None), &mut row, dim, &vec![0.125; dim]);
             assert!(row[..dim].iter().all(|w| w.to_bits() == alone[0].to_bits()), "{optimizer} dim {dim}");
         }
     }
@@ -207,7 +207,7 @@ fn upstream_defect_3_the_decayed_gradient_is_used_in_every_lane_and_dim() {
         let mut row = vec![1.0; 9 + optimizer.state_len(9)];
         let decaying = optimizer.weight_decay(0.5);
         decaying.init_state(9, &mut row[9..]);
-        decaying.apply(0.1, &mut row, 9, &[0.0; 9]);
+        decaying.apply(decaying.step(Some(0.1), None), &mut row, 9, &[0.0; 9]);
         assert!(row[..9].iter().all(|&w| w < 1.0), "{optimizer}: decay alone moves the weight");
     }
 }
@@ -219,11 +219,11 @@ fn upstream_defect_4_the_callers_learning_rate_is_used() {
         params[0] = 0.9;
         let other = Optimizer::decode(kind, params).unwrap();
         let (mut row, mut same) = (new_row(&optimizer, 8), new_row(&optimizer, 8));
-        optimizer.apply(0.9, &mut row, 8, &gradient(0, 8));
-        other.apply(other.learning_rate(), &mut same, 8, &gradient(0, 8));
+        optimizer.apply(optimizer.step(Some(0.9), None), &mut row, 8, &gradient(0, 8));
+        other.apply(other.step(None, None), &mut same, 8, &gradient(0, 8));
         assert_eq!(bits(&row), bits(&same), "{optimizer}");
         let mut stored = new_row(&optimizer, 8);
-        optimizer.apply(optimizer.learning_rate(), &mut stored, 8, &gradient(0, 8));
+        optimizer.apply(optimizer.step(None, None), &mut stored, 8, &gradient(0, 8));
         assert_ne!(bits(&row), bits(&stored), "{optimizer}");
     }
 }
@@ -236,11 +236,33 @@ fn nothing_divides_by_zero() {
         for gradient in [0.0, -0.0, f32::MIN_POSITIVE, -1e-30, 1e-45, 1e18] {
             let mut row = new_row(&optimizer, 9);
             for _ in 0..3 {
-                optimizer.apply(1.0, &mut row, 9, &[gradient; 9]);
+                optimizer.apply(optimizer.step(Some(1.0), None), &mut row, 9, &[gradient; 9]);
                 assert!(row.iter().all(|v| v.is_finite()), "{optimizer} {gradient:e}: {row:?}");
             }
         }
     }
+}
+
+#[test]
+fn a_named_step_stands_for_the_count_of_each_row() {
+    let optimizer = Optimizer::adam(0.01).betas(0.8, 0.99);
+    let (mut counted, mut named) = (vec![0.5; 8 * 3 + 2], vec![0.5; 8 * 3 + 2]);
+    optimizer.init_state(8, &mut counted[8..]);
+    optimizer.init_state(8, &mut named[8..]);
+    for number in 1..200 {
+        let grad = gradient(number, 8);
+        optimizer.apply(optimizer.step(None, None), &mut counted, 8, &grad);
+        optimizer.apply(optimizer.step(None, Some(number as u64)), &mut named, 8, &grad);
+        let close = counted.iter().zip(&named).all(|(a, b)| (a - b).abs() <= 1e-5 * a.abs().max(1.0));
+        assert!(close, "step {number}: {counted:?} {named:?}");
+    }
+    // A row that begins late in training takes the steps of its model, not first steps of its own.
+    let (mut first, mut late) = (vec![0.0; 26], vec![0.0; 26]);
+    optimizer.init_state(8, &mut first[8..]);
+    optimizer.init_state(8, &mut late[8..]);
+    optimizer.apply(optimizer.step(None, None), &mut first, 8, &[1.0; 8]);
+    optimizer.apply(optimizer.step(None, Some(u64::MAX)), &mut late, 8, &[1.0; 8]);
+    assert!((first[0] + 0.01).abs() < 1e-6 && (late[0] + 0.01 * 0.2 / 0.1).abs() < 1e-6, "{} {}", first[0], late[0]);
 }
 
 #[test]
@@ -250,7 +272,7 @@ fn adams_moments_do_not_stay_subnormal() {
     train(&optimizer, &mut row, 9, 0..10);
     let settled = |row: &[f32]| row[9..].iter().all(|v| *v == 0.0 || v.is_normal());
     for _ in 0..300 {
-        optimizer.apply(0.01, &mut row, 9, &[0.0; 9]);
+        optimizer.apply(optimizer.step(Some(0.01), None), &mut row, 9, &[0.0; 9]);
         assert!(settled(&row), "{row:?}");
     }
     assert!(row[9..].iter().all(|&v| v == 0.0));

@@ -9,6 +9,7 @@ use crate::admission::Draw;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::index::TOMBSTONE_BIT;
+use crate::optimizer::Step;
 use crate::slab::{PINNED, TOMBSTONE};
 use crate::types::{Key, UnixSeconds, mix};
 
@@ -35,7 +36,7 @@ pub(crate) struct Batch {
     pub(crate) time: UnixSeconds,
     pub(crate) clock: UnixSeconds,
     pub(crate) number: u64,
-    pub(crate) learning_rate: f32,
+    pub(crate) step: Step,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -332,7 +333,7 @@ impl Shard {
         let dim = env.schema.dim();
         let row = self.slab.row_mut(unique.row);
         match batch.op {
-            Op::Gradients => env.schema.optimizer_ref().apply(batch.learning_rate, row, dim, value),
+            Op::Gradients => env.schema.optimizer_ref().apply(batch.step, row, dim, value),
             Op::Assign => row[..dim].copy_from_slice(value),
             Op::AssignAdd => row[..dim].iter_mut().zip(value).for_each(|(lane, v)| *lane += v),
             Op::Remove | Op::Prefetch => {}

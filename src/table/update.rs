@@ -20,18 +20,19 @@ const MIN_KEYS_FOR_THREADS: usize = 2048;
 ///
 /// ```
 /// use embedrock::Update;
-/// let update = Update::at(1_700_000_000).learning_rate(0.01);
+/// let update = Update::at(1_700_000_000).learning_rate(0.01).step(17);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Update {
     time: u64,
     learning_rate: Option<f32>,
+    step: Option<u64>,
 }
 
 impl Update {
     /// A batch of events at this unix time, in seconds. The store's clock is the largest time seen; 0 means no time of its own.
     pub fn at(unix_secs: u64) -> Update {
-        Update { time: unix_secs, learning_rate: None }
+        Update { time: unix_secs, learning_rate: None, step: None }
     }
 
     /// Overrides the optimizer's learning rate for this batch: positive and finite, else the batch is refused with
@@ -39,6 +40,14 @@ impl Update {
     #[must_use]
     pub fn learning_rate(mut self, rate: f32) -> Update {
         self.learning_rate = Some(rate);
+        self
+    }
+
+    /// The number of this training step, from 1 on. Adam then corrects its bias by it in every row, as optimizers with one count
+    /// for the whole model do; without it each row counts its own updates. Other optimizers do not ask.
+    #[must_use]
+    pub fn step(mut self, number: u64) -> Update {
+        self.step = Some(number);
         self
     }
 }
@@ -149,7 +158,7 @@ impl TableInner {
             time,
             clock: clock.now().max(time),
             number: self.context.batches.load(Ordering::Relaxed),
-            learning_rate: update.learning_rate.unwrap_or_else(|| schema.optimizer_ref().learning_rate()),
+            step: schema.optimizer_ref().step(update.learning_rate, update.step),
         })
     }
 
