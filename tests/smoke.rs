@@ -80,3 +80,22 @@ fn a_tenth_of_the_rows_hot_gives_the_same_digest() {
         .collect();
     assert_eq!(digests[0], digests[1]);
 }
+
+#[test]
+fn replace_says_what_was_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path().join("store"), options().hot_rows(0)).unwrap();
+    let table = store.create_table(schema()).unwrap();
+    let (mut initial, mut old) = (vec![0.0; 8], vec![9.0; 3 * 8]);
+    table.lookup(&[7], &mut initial).unwrap();
+    let rows: Vec<f32> = (0..24).map(|i| i as f32).collect();
+    assert_eq!(table.replace(&[7, 8, 7], &rows, &Update::at(1), &mut old).unwrap(), 2);
+    assert_eq!((&old[..8], &old[16..]), (&initial[..], &initial[..]));
+    table.prefetch(&[8]).unwrap();
+    assert_eq!(table.replace(&[7, 8], &[0.5; 16], &Update::at(2), &mut old[..16]).unwrap(), 2);
+    assert_eq!((&old[..8], &old[8..16]), (&rows[16..], &rows[8..16]));
+    let short = table.replace(&[7], &[1.0; 8], &Update::at(3), &mut []).unwrap_err();
+    assert!(short.to_string().contains("rows"), "{short}");
+    table.lookup(&[7], &mut initial).unwrap();
+    assert_eq!(initial, [0.5; 8]);
+}

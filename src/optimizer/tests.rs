@@ -252,7 +252,7 @@ fn a_named_step_stands_for_the_count_of_each_row() {
     for number in 1..200 {
         let grad = gradient(number, 8);
         optimizer.apply(optimizer.step(None, None), &mut counted, 8, &grad);
-        optimizer.apply(optimizer.step(None, Some(number as u64)), &mut named, 8, &grad);
+        optimizer.apply(optimizer.step(None, Some(number)), &mut named, 8, &grad);
         let close = counted.iter().zip(&named).all(|(a, b)| (a - b).abs() <= 1e-5 * a.abs().max(1.0));
         assert!(close, "step {number}: {counted:?} {named:?}");
     }

@@ -75,6 +75,15 @@ impl Table {
         self.inner.update(Op::Assign, keys, rows, update)
     }
 
+    /// As [`Table::assign`], and `old` (as long as `rows`) receives what [`Table::lookup`] gave until now, with no other update
+    /// in between. Equal keys all receive the same.
+    ///
+    /// # Errors
+    /// As [`Table::assign`]; nothing was assigned then, and the content of `old` is unspecified.
+    pub fn replace(&self, keys: &[Key], rows: &[f32], update: &Update, old: &mut [f32]) -> Result<usize> {
+        self.inner.update_after(|| self.lookup(keys, old).map(drop), Op::Assign, keys, rows, update)
+    }
+
     /// Adds to the embeddings of `keys`; equal keys are summed first, in input order.
     ///
     /// Returns how many distinct keys were written: those that admission refuses are not.
@@ -107,6 +116,18 @@ impl Table {
 
 impl TableInner {
     fn update(&self, op: Op, keys: &[Key], values: &[f32], update: &Update) -> Result<usize> {
+        self.update_after(|| Ok(()), op, keys, values, update)
+    }
+
+    /// `first` runs when the arguments are good, and no other update between it and this one.
+    fn update_after(
+        &self,
+        first: impl FnOnce() -> Result<()>,
+        op: Op,
+        keys: &[Key],
+        values: &[f32],
+        update: &Update,
+    ) -> Result<usize> {
         self.check()?;
         self.context.check_writable()?;
         let schema = self.schema();
@@ -121,6 +142,7 @@ impl TableInner {
         }
         let mut plans = lock(&self.updates);
         let batch = self.begin(&schema, op, update)?;
+        first()?;
         plans.resize_with(self.shards.len(), Plan::default);
         plans.iter_mut().for_each(|plan| plan.positions.clear());
         for (position, &key) in keys.iter().enumerate() {
