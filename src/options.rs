@@ -9,6 +9,8 @@ use crate::fs::{Fs, RealFs};
 use crate::slab::Backing;
 use crate::types::At;
 
+/// Bases that are always kept.
+const MIN_BASES: usize = 2;
 /// The memory budget where none is given.
 pub(crate) const DEFAULT_MEMORY_BUDGET: usize = 1 << 30;
 /// The farthest that an event time may be ahead of the clock where nothing is said: a day.
@@ -48,6 +50,38 @@ impl CommitPolicy {
     }
 }
 
+/// Which commits can still be had: those from the oldest base on that is kept. What a newer base makes needless is removed.
+///
+/// ```
+/// use embedrock::Retention;
+/// let a_week = Retention::default().bases(3).seconds(7 * 86_400);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    pub(crate) bases: usize,
+    pub(crate) seconds: u32,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Retention { bases: MIN_BASES, seconds: 0 }
+    }
+}
+
+impl Retention {
+    /// At least this many newest valid bases, not under 2: losing the newest one must be survived. Default 2.
+    #[must_use]
+    pub fn bases(self, bases: usize) -> Self {
+        Retention { bases: bases.max(MIN_BASES), ..self }
+    }
+
+    /// And all that is needed to go back this many seconds by the store's clock, which is event time. Default 0.
+    #[must_use]
+    pub fn seconds(self, seconds: u32) -> Self {
+        Retention { seconds, ..self }
+    }
+}
+
 /// Options of [`Store::open`](crate::Store::open). What concerns speed and memory may differ at every open.
 ///
 /// ```
@@ -66,6 +100,8 @@ pub struct StoreOptions {
     pub(crate) allow_non_finite: bool,
     pub(crate) create: bool,
     pub(crate) commit_policy: CommitPolicy,
+    pub(crate) retention: Retention,
+    pub(crate) checkpoint_ratio: Option<f64>,
     pub(crate) slabs: Backing,
     pub(crate) fs: Arc<dyn Fs>,
     /// The cold tier's in-memory twin instead of RocksDB.
@@ -85,6 +121,8 @@ impl Default for StoreOptions {
             allow_non_finite: false,
             create: true,
             commit_policy: CommitPolicy::default(),
+            retention: Retention::default(),
+            checkpoint_ratio: None,
             slabs: Backing::Anonymous,
             fs: Arc::new(RealFs),
             twin: !cfg!(feature = "rocksdb"),
@@ -161,6 +199,21 @@ impl StoreOptions {
     #[must_use]
     pub fn commit_policy(mut self, policy: CommitPolicy) -> Self {
         self.commit_policy = policy;
+        self
+    }
+
+    /// How far back commits can be had. Default: from the second newest base on.
+    #[must_use]
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// Begins a checkpoint in the background after a commit, once the log written since the last base is larger than this many
+    /// times that base: recovery then never reads much more than so many bases. Default: only when asked.
+    #[must_use]
+    pub fn checkpoint_ratio(mut self, ratio: f64) -> Self {
+        self.checkpoint_ratio = Some(ratio);
         self
     }
 

@@ -1,12 +1,13 @@
 //! Restore: the state of a commit, written as a new store in a new directory.
 #![forbid(unsafe_code)]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::catalog::Catalog;
 use crate::checkpoint::{BasePlan, write_base};
 use crate::error::{Error, Result};
-use crate::fs::{Fs, RealFs, names};
+use crate::fs::{self, Fs, RealFs, names};
 use crate::log::{Mark, MarkRecord};
 use crate::options::StoreOptions;
 use crate::recovery::{Identity, Rebuilt, Site, choose, rebuild, survey};
@@ -59,41 +60,135 @@ pub fn restore(source: impl AsRef<Path>, at: At, target: impl AsRef<Path>) -> Re
 /// # Errors
 /// As [`restore`].
 pub fn restore_with(source: &Path, at: At, target: &Path, options: &StoreOptions) -> Result<RestoreReport> {
-    let fs: Arc<dyn Fs> = Arc::new(RealFs);
-    if fs.exists(target)? {
-        return Err(Error::TargetExists { path: target.to_path_buf() });
+    Restore::of(source).at(at).options(options.clone()).to(target)
+}
+
+/// A restore with more to say than [`restore`] takes.
+///
+/// ```no_run
+/// use embedrock::{At, Restore};
+/// let rows = Restore::of("/stores/a").tables(["user"]).dry_run()?.tables[0].1;
+/// Restore::of("/stores/a").tables(["user"]).to("/stores/users-only")?;
+/// # Ok::<(), embedrock::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "it begins with `to` or `dry_run`"]
+pub struct Restore {
+    source: PathBuf,
+    at: At,
+    tables: Option<Vec<String>>,
+    options: StoreOptions,
+}
+
+impl Restore {
+    /// From this store, which must not be open: its newest commit with all tables, unless more is said.
+    pub fn of(source: impl Into<PathBuf>) -> Restore {
+        Restore { source: source.into(), at: At::Latest, tables: None, options: StoreOptions::default() }
     }
-    if !fs.exists(&names::identity(source))? {
-        return Err(Error::NotAStore { path: source.to_path_buf(), why: "it has no IDENTITY file".into() });
+
+    /// As of this commit.
+    pub fn at(self, at: At) -> Restore {
+        Restore { at, ..self }
     }
-    let _lock = fs.lock(&names::lock(source))?;
-    let identity = Identity::read(&*fs, source)?;
-    let survey = survey(&*fs, source, identity.uuid)?;
-    let chain = choose(&survey, source, at)?;
-    let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = target.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let temporary = names::temporary(parent, &format!("restore-{name}"));
-    if fs.exists(&temporary)? {
-        fs.remove_dir_all(&temporary)?;
+
+    /// Only these tables. The trainer's state comes along whole.
+    pub fn tables<T: Into<String>>(self, names: impl IntoIterator<Item = T>) -> Restore {
+        Restore { tables: Some(names.into_iter().map(Into::into).collect()), ..self }
     }
-    fs.create_dir(&temporary)?;
-    let site = Site { fs: Arc::clone(&fs), dir: source, live: names::live(&temporary), identity };
-    let result = rebuild(&site, options, &survey, &chain).and_then(|rebuilt| {
-        let report = write_store(&*fs, &temporary, identity, &rebuilt)?;
-        drop(rebuilt);
-        fs.remove_dir_all(&names::live(&temporary))?;
-        fs.rename(&temporary, target)?;
-        fs.sync_dir(parent)?;
-        Ok(report)
-    });
-    if result.is_err() {
-        let _ = fs.remove_dir_all(&temporary);
+
+    /// Within the memory budget and the threads of these.
+    pub fn options(self, options: StoreOptions) -> Restore {
+        Restore { options, ..self }
     }
-    result
+
+    /// Restores into `target`, which must not exist.
+    ///
+    /// # Errors
+    /// As [`restore`]; [`Error::UnknownTable`] for a table that the commit does not have.
+    pub fn to(&self, target: impl AsRef<Path>) -> Result<RestoreReport> {
+        let (fs, target) = (RealFs, target.as_ref());
+        if fs.exists(target)? {
+            return Err(Error::TargetExists { path: target.to_path_buf() });
+        }
+        let parent = fs::parent(target);
+        let name = target.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        self.rebuild_in(&names::temporary(parent, &format!("restore-{name}")), &|temporary, identity, rebuilt| {
+            write_store(&fs, temporary, identity, &rebuilt)?;
+            drop(rebuilt);
+            fs.remove_dir_all(&names::live(temporary))?;
+            fs.rename(temporary, target)?;
+            fs.sync_dir(parent)
+        })
+    }
+
+    /// Rebuilds the commit and reports what [`Restore::to`] would write, and leaves nothing behind. Cost: as the restore itself but
+    /// for the writing; it needs a temporary directory for cold rows.
+    ///
+    /// # Errors
+    /// As [`Restore::to`]: a restore that would fail for what the source holds fails here.
+    pub fn dry_run(&self) -> Result<RestoreReport> {
+        let temporary = std::env::temp_dir().join(format!("embedrock-dry-run-{}", std::process::id()));
+        let report = self.rebuild_in(&temporary, &|_, _, rebuilt| {
+            drop(rebuilt);
+            Ok(())
+        });
+        match RealFs.remove_dir_all(&temporary) {
+            Err(error) if report.is_ok() && RealFs.exists(&temporary)? => Err(error),
+            _ => report,
+        }
+    }
+
+    /// Rebuilds the commit with its live directory in `temporary`, which is removed again if that, or `then`, fails.
+    fn rebuild_in(&self, temporary: &Path, then: &dyn Fn(&Path, Identity, Rebuilt) -> Result<()>) -> Result<RestoreReport> {
+        let fs: Arc<dyn Fs> = Arc::new(RealFs);
+        let source = &*self.source;
+        if !fs.exists(&names::identity(source))? {
+            return Err(Error::NotAStore { path: source.to_path_buf(), why: "it has no IDENTITY file".into() });
+        }
+        let _lock = fs.lock(&names::lock(source))?;
+        let identity = Identity::read(&*fs, source)?;
+        let survey = survey(&*fs, source, identity.uuid)?;
+        let chain = choose(&survey, source, self.at)?;
+        if fs.exists(temporary)? {
+            fs.remove_dir_all(temporary)?;
+        }
+        fs.create_dir(temporary)?;
+        let site = Site { fs: Arc::clone(&fs), dir: source, live: names::live(temporary), identity };
+        let result = rebuild(&site, &self.options, &survey, &chain).and_then(|rebuilt| {
+            self.choose_tables(&rebuilt.catalog)?;
+            let report = report(&rebuilt);
+            then(temporary, identity, rebuilt)?;
+            Ok(report)
+        });
+        if result.is_err() {
+            let _ = fs.remove_dir_all(temporary);
+        }
+        result
+    }
+
+    fn choose_tables(&self, catalog: &Catalog) -> Result<()> {
+        let Some(chosen) = &self.tables else { return Ok(()) };
+        if let Some(unknown) = chosen.iter().find(|name| catalog.find(name).is_none()) {
+            return Err(Error::UnknownTable { table: unknown.clone() });
+        }
+        let others = catalog.tables().into_iter().filter(|table| !chosen.iter().any(|name| name == table.schema().name()));
+        // Of the rebuilt copy, not of the source.
+        others.into_iter().try_for_each(|table| catalog.drop_table(table.id))
+    }
+}
+
+fn report(rebuilt: &Rebuilt) -> RestoreReport {
+    let (record, state) = rebuilt.log.tip();
+    let rows = |table: &Arc<crate::table::TableInner>| {
+        let rows = table.counters().rows.load(std::sync::atomic::Ordering::Relaxed);
+        (table.schema().name().to_owned(), u64::try_from(rows).unwrap_or(0))
+    };
+    let tables = rebuilt.catalog.tables().iter().map(rows).collect();
+    RestoreReport { commit: record.id, tables, state_bytes: state.len() as u64 }
 }
 
 /// The seed stays, so keys that were never seen begin as they would have; the identity does not.
-fn write_store(fs: &dyn Fs, dir: &Path, source: Identity, rebuilt: &Rebuilt) -> Result<RestoreReport> {
+fn write_store(fs: &dyn Fs, dir: &Path, source: Identity, rebuilt: &Rebuilt) -> Result<()> {
     fs.create_dir(&names::logs(dir))?;
     fs.create_dir(&names::bases(dir))?;
     let identity = Identity::generate(dir, source.seed);
@@ -103,11 +198,5 @@ fn write_store(fs: &dyn Fs, dir: &Path, source: Identity, rebuilt: &Rebuilt) -> 
     // Says that there is a commit, so that the store is never taken for a new one should its base be lost.
     let mark = MarkRecord { segment: 0, offset: 0, id: record.id, hash: record.hash };
     Mark::open_or_create(fs, &names::durable(dir))?.publish(mark)?;
-    identity.write(fs, dir)?;
-    let tables = rebuilt.catalog.tables();
-    let rows = |table: &Arc<crate::table::TableInner>| {
-        let rows = table.counters().rows.load(std::sync::atomic::Ordering::Relaxed);
-        (table.schema().name().to_owned(), u64::try_from(rows).unwrap_or(0))
-    };
-    Ok(RestoreReport { commit: record.id, tables: tables.iter().map(rows).collect(), state_bytes: state.len() as u64 })
+    identity.write(fs, dir)
 }

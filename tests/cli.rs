@@ -198,6 +198,13 @@ fn restore_brings_any_commit_back_and_touches_nothing_that_exists() {
     std::fs::create_dir(place.path("mine")).unwrap();
     place.fails("restore s --to mine", 1, &["mine exists: choose a directory that does not"]);
     place.fails("restore s --to e --at 1.99", 1, &["commit 1.99 cannot be restored", "inspect --commits"]);
+    let dry = place.json("restore s --dry-run --at 1.4");
+    assert_eq!((&dry["commit"], &dry["tables"][0]["name"]), (&"1.4".into(), &report["tables"][0]["name"]));
+    let table = report["tables"][0]["name"].as_str().unwrap();
+    place.ok(&format!("restore s --to f --tables {table} --memory-budget 32MiB"));
+    assert_eq!(place.digest("f"), digests[2]);
+    place.fails("restore s --to e --tables nobody", 1, &["nobody"]);
+    assert_eq!(place.run("restore s").code, Some(2));
     assert!(!place.path("e").exists() && std::fs::read_dir(place.path("mine")).unwrap().next().is_none());
 }
 

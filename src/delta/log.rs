@@ -47,6 +47,8 @@ struct State {
     /// Whether the last delta held frames of the one being written.
     continues: bool,
     synced: u64,
+    /// Bytes of frames appended by this process.
+    written: u64,
     /// The newest base that was completed by this process, and the newest that a commit made valid.
     base: u64,
     valid_base: u64,
@@ -80,6 +82,7 @@ impl DeltaLog {
             has_early: false,
             continues: false,
             synced: 0,
+            written: 0,
             base: 0,
             valid_base: 0,
         };
@@ -102,6 +105,11 @@ impl DeltaLog {
     pub(crate) fn segment(&self) -> u64 {
         let state = lock(&self.state);
         state.writer.as_ref().map_or(state.tip.next_segment, |_| state.tip.next_segment - 1)
+    }
+
+    /// Bytes of frames appended by this process.
+    pub(crate) fn written(&self) -> u64 {
+        lock(&self.state).written
     }
 
     /// From now on cuts say that base `number` is complete.
@@ -229,7 +237,10 @@ impl DeltaLog {
 }
 
 fn append(state: &mut State, frame: &FrameBuf) -> Result<()> {
-    writer(state)?.append(frame)?;
+    let writer = writer(state)?;
+    let before = writer.position();
+    writer.append(frame)?;
+    state.written += writer.position() - before;
     state.frames += 1;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Commits as their users see them: now or in the background, when asked or when due.
 #![forbid(unsafe_code)]
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -115,6 +116,8 @@ impl Store {
     pub fn commit_with(&self, trainer_state: impl FnOnce() -> Vec<u8>) -> Result<CommitId> {
         let (mut pending, ticket) = self.engine.cut(trainer_state)?;
         self.engine.finish(&mut pending)?;
+        drop(pending);
+        self.checkpoint_if_outgrown();
         Ok(ticket.id())
     }
 
@@ -135,7 +138,17 @@ impl Store {
                 tracing::error!(%error, "a commit in the background failed");
             }
         })?;
+        self.checkpoint_if_outgrown();
         Ok(ticket)
+    }
+
+    /// The commit stands whatever becomes of the base, so a failure here is only logged.
+    fn checkpoint_if_outgrown(&self) {
+        if self.checkpoint_ratio.is_some_and(|ratio| self.engine.has_outgrown(ratio))
+            && let Err(error) = self.checkpoint_in_background()
+        {
+            tracing::warn!(%error, "the log has outgrown its base, but no checkpoint could be begun");
+        }
     }
 
     /// Commits in the background if [`StoreOptions::commit_policy`](crate::StoreOptions::commit_policy) says that it is time and
@@ -148,7 +161,7 @@ impl Store {
         if !self.is_due(&due) || due.ticket.as_ref().is_some_and(|ticket| lock(&ticket.outcome.result).is_none()) {
             return Ok(None);
         }
-        let batches = self.engine.catalog.context.batches.load(std::sync::atomic::Ordering::Relaxed);
+        let batches = self.engine.catalog.context.batches.load(Ordering::Relaxed);
         let ticket = self.commit_in_background(trainer_state)?;
         *due = Due { batches, ticket: Some(ticket.clone()), ..Due::new(due.policy, batches) };
         Ok(Some(ticket))
@@ -156,7 +169,7 @@ impl Store {
 
     fn is_due(&self, due: &Due) -> bool {
         let context = &self.engine.catalog.context;
-        let batches = context.batches.load(std::sync::atomic::Ordering::Relaxed).saturating_sub(due.batches);
+        let batches = context.batches.load(Ordering::Relaxed).saturating_sub(due.batches);
         let bytes = || -> u64 {
             let of_table = |table: &Arc<crate::table::TableInner>| {
                 let rows: usize = table.shards().iter().map(|shard| crate::context::read(shard).uncommitted()).sum();
@@ -177,14 +190,19 @@ impl Store {
     /// Only those of starting a thread; what the checkpoint fails with is logged, and the older base stays.
     pub fn checkpoint_in_background(&self) -> Result<bool> {
         let engine = Arc::clone(&self.engine);
-        if engine.next_base.try_lock().is_err() {
+        if engine.next_base.try_lock().is_err() || engine.base_under_way.swap(true, Ordering::AcqRel) {
             return Ok(false);
         }
-        self.in_background("checkpoint", move || {
+        let begun = self.in_background("checkpoint", move || {
             if let Err(error) = engine.checkpoint() {
                 tracing::error!(%error, "a checkpoint in the background failed");
             }
-        })?;
+            engine.base_under_way.store(false, Ordering::Release);
+        });
+        if begun.is_err() {
+            self.engine.base_under_way.store(false, Ordering::Release);
+        }
+        begun?;
         Ok(true)
     }
 

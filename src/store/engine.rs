@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::commit::{Pending, Ticket};
@@ -12,8 +13,22 @@ use crate::delta::{Cut, DeltaLog};
 use crate::error::Result;
 use crate::fs::Fs;
 use crate::log::CommitRecord;
+use crate::options::Retention;
 use crate::recovery::{Identity, choose, survey};
 use crate::types::{At, CommitId};
+
+/// A base below this is taken for one of this size: otherwise small stores would write bases all the time.
+const MIN_BASE_BYTES: u64 = 16 << 20;
+
+/// How the log grows beside the newest base.
+#[derive(Debug, Default)]
+pub(super) struct Growth {
+    pub(super) base_bytes: u64,
+    /// Log after the base from before this process.
+    pub(super) replayed: u64,
+    /// What this process had written when the base began.
+    pub(super) written: u64,
+}
 
 /// See the module.
 pub(super) struct Engine {
@@ -24,6 +39,10 @@ pub(super) struct Engine {
     pub(super) log: Arc<DeltaLog>,
     /// The commit that was cut and is not yet durable. Whoever holds the lock may finish it.
     pub(super) pending: Mutex<Option<Pending>>,
+    pub(super) retention: Retention,
+    pub(super) growth: Mutex<Growth>,
+    /// A thread was begun to write a base and has not ended.
+    pub(super) base_under_way: AtomicBool,
     /// Held while a base is written; the number of the next one.
     pub(super) next_base: Mutex<u64>,
 }
@@ -85,6 +104,7 @@ impl Engine {
         let mut next = lock(&self.next_base);
         // The segment is read first: a commit in between may close it, and then the base keeps one more than it needs.
         let first_segment = self.log.segment();
+        let written = self.log.written();
         let (begin, state) = self.log.tip();
         let plan = BasePlan {
             fs: &*self.fs,
@@ -97,10 +117,19 @@ impl Engine {
         };
         let manifest = write_base(&plan, &self.catalog)?;
         self.log.set_base(manifest.number);
+        let base_bytes = manifest.files.iter().map(|file| file.bytes).sum();
+        *lock(&self.growth) = Growth { base_bytes, replayed: 0, written };
         *next += 1;
         if manifest.still {
             self.prune(&CommitRecord { base: manifest.number, ..begin });
         }
         Ok(manifest.number)
+    }
+
+    /// Whether the log since the newest base is larger than `ratio` times that base.
+    pub(super) fn has_outgrown(&self, ratio: f64) -> bool {
+        let Growth { base_bytes, replayed, written } = *lock(&self.growth);
+        let since = replayed + self.log.written().saturating_sub(written);
+        since as f64 > ratio * base_bytes.max(MIN_BASE_BYTES) as f64
     }
 }

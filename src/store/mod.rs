@@ -52,6 +52,7 @@ pub struct Store {
     engine: Arc<Engine>,
     report: RecoveryReport,
     due: Mutex<Due>,
+    checkpoint_ratio: Option<f64>,
     /// Commits and checkpoints in the background.
     workers: Mutex<Vec<JoinHandle<()>>>,
     // Last, so that the lock outlives everything that touches the directory.

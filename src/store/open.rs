@@ -3,12 +3,12 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::Store;
 use super::commit::Due;
-use super::engine::Engine;
+use super::engine::{Engine, Growth};
 use crate::error::{Error, Result};
 use crate::fs::{Fs, LockGuard, names};
 use crate::options::StoreOptions;
@@ -68,6 +68,11 @@ pub(super) fn open(dir: &Path, options: &StoreOptions) -> Result<Store> {
         damaged_bases: damaged,
     };
     tracing::info!(dir = %dir.display(), "opened the store {report}");
+    let growth = Growth {
+        base_bytes: base.map_or(0, |base| base.files.iter().map(|file| file.bytes).sum()),
+        replayed: chain.after(base).iter().map(|(_, placed)| placed.end - placed.start).sum(),
+        ..Growth::default()
+    };
     let next_base = next_base(&*fs, dir)?;
     let batches = rebuilt.catalog.context.batches.load(Ordering::Relaxed);
     let engine = Engine {
@@ -77,12 +82,16 @@ pub(super) fn open(dir: &Path, options: &StoreOptions) -> Result<Store> {
         catalog: rebuilt.catalog,
         log: rebuilt.log,
         pending: Mutex::default(),
+        retention: options.retention,
+        growth: Mutex::new(growth),
+        base_under_way: AtomicBool::new(false),
         next_base: Mutex::new(next_base),
     };
     Ok(Store {
         engine: Arc::new(engine),
         report,
         due: Mutex::new(Due::new(options.commit_policy, batches)),
+        checkpoint_ratio: options.checkpoint_ratio,
         workers: Mutex::default(),
         _lock: lock,
     })

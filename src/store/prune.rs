@@ -5,11 +5,9 @@ use super::engine::Engine;
 use crate::error::Result;
 use crate::fs::names;
 use crate::log::CommitRecord;
+use crate::manifest::Manifest;
 use crate::recovery::{choose, survey};
 use crate::types::At;
-
-/// Valid bases that are kept, so that losing the newest is survived.
-const KEPT_BASES: usize = 2;
 
 impl Engine {
     /// After a commit that made a base valid. A failure costs disk space, not data: it is logged, and the next one tries again.
@@ -25,13 +23,18 @@ impl Engine {
     fn try_prune(&self, record: &CommitRecord) -> Result<()> {
         let fs = &*self.fs;
         let bases = fs.list(&names::bases(&self.dir))?;
-        if bases.iter().filter(|entry| names::parse_base(&entry.name).is_some()).count() <= KEPT_BASES {
+        if bases.iter().filter(|entry| names::parse_base(&entry.name).is_some()).count() <= self.retention.bases {
             return Ok(());
         }
         let survey = survey(fs, &self.dir, self.identity.uuid)?;
         let chain = choose(&survey, &self.dir, if record.id.sequence == 0 { At::Latest } else { At::Commit(record.id) })?;
         let valid = chain.bases(&survey);
-        let Some(oldest_kept) = valid.get(KEPT_BASES - 1) else { return Ok(()) };
+        let until = chain.commits.last().and_then(|(_, placed)| placed.record.clock).unwrap_or(0);
+        let until = until.saturating_sub(self.retention.seconds);
+        // A base whose commit is not in the log any more is older than all that are.
+        let clock = |begin| chain.commits.iter().find(|(_, p)| p.record.id == begin).map_or(Some(0), |(_, p)| p.record.clock);
+        let old_enough = |base: &&&Manifest| self.retention.seconds == 0 || clock(base.begin).is_none_or(|clock| clock <= until);
+        let Some(oldest_kept) = valid.iter().skip(self.retention.bases - 1).find(old_enough) else { return Ok(()) };
         let (number, begin) = (oldest_kept.number, oldest_kept.begin);
         // The segment that holds the base's commit stays: the history must be seen to begin there.
         let held_by =
