@@ -1,4 +1,4 @@
-//! One mapping of a slab: the metas of its rows, then their lanes.
+//! One mapping of a slab: the lanes of its rows, from its beginning on so that huge pages hold them, then their metas.
 
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
@@ -57,7 +57,7 @@ impl Chunk {
 
     fn row_ptr(&self, at: usize) -> *mut f32 {
         assert!(at < self.rows);
-        let offset = self.rows * META_BYTES + at * self.lanes * 4;
+        let offset = at * self.lanes * 4;
         // SAFETY: at < rows, so the offset is inside the mapping (invariant of `base`).
         unsafe { self.base.as_ptr().add(offset).cast() }
     }
@@ -65,7 +65,7 @@ impl Chunk {
     fn meta_ptr(&self, at: usize) -> *mut RowMeta {
         assert!(at < self.rows);
         // SAFETY: at < rows, so the offset is inside the mapping (invariant of `base`).
-        unsafe { self.base.as_ptr().add(at * META_BYTES).cast() }
+        unsafe { self.base.as_ptr().add(self.rows * self.lanes * 4 + at * META_BYTES).cast() }
     }
 
     pub(super) fn row(&self, at: usize) -> &[f32] {
@@ -79,7 +79,7 @@ impl Chunk {
     }
 
     pub(super) fn meta(&self, at: usize) -> RowMeta {
-        // SAFETY: valid, aligned (8-byte metas from a page-aligned base) and initialised.
+        // SAFETY: valid, initialised, and aligned: chunks have 8 rows or more, so metas begin at a multiple of 32 bytes.
         unsafe { *self.meta_ptr(at) }
     }
 
