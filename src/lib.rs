@@ -19,6 +19,7 @@ mod memory;
 mod optimizer;
 mod options;
 mod plan;
+mod plant;
 mod recovery;
 mod restore;
 mod schema;

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 pub use crate::fs::{CrashMode, DirEntry, FaultKind, FaultSpan, Fs, LockGuard, ReadFile, SimFs, SyncClass, SyncFile, WriteFile};
 
+pub use crate::plant::{Bug, plant};
+
 use crate::codec::crc;
 use crate::error::Result;
 use crate::fs::names;

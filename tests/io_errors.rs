@@ -20,7 +20,7 @@ fn the_nth_call_fails() {
     let (mut mended, mut reopened, mut poisoned) = (0, 0, 0);
     for kind in [FaultKind::Io, FaultKind::NoSpace] {
         for n in 1..=calls {
-            let (fs, mut driver) = (disk(), Driver::default());
+            let (mut fs, mut driver) = (disk(), Driver::default());
             fs.fail_nth(n, kind, FaultSpan::Once);
             match driver.run(&fs, OPERATIONS).unwrap_or_else(|what| panic!("{kind:?} at call {n}: {what}")) {
                 Ok(()) => mended += 1,
@@ -28,13 +28,14 @@ fn the_nth_call_fails() {
                     // What a failed sync lost shows only after a power cut, and then it must not have been promised.
                     let lost = matches!(error, Error::Poisoned { .. });
                     poisoned += u64::from(lost);
-                    let fs = if lost { fs.crash(CrashMode::DropUnsynced, n) } else { fs };
+                    fs = if lost { fs.crash(CrashMode::DropUnsynced, n) } else { fs };
                     fs.heal();
                     driver.run(&fs, OPERATIONS).unwrap().unwrap_or_else(|error| panic!("{kind:?} at call {n}: {error}"));
                     reopened += 1;
                 }
             }
             assert_eq!(driver.outcome(), (OPERATIONS, expected.as_str()), "{kind:?} at call {n}");
+            driver.run(&fs.kill(), OPERATIONS).unwrap_or_else(|what| panic!("{kind:?} at call {n}: {what}")).unwrap();
         }
     }
     println!("{calls} calls failed in 2 ways: {mended} runs went on, {reopened} opened again, {poisoned} of them poisoned");

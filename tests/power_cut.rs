@@ -7,35 +7,8 @@
 #[path = "driver/mod.rs"]
 mod driver;
 
-use driver::{Driver, disk, draw, reference, setting};
-use embedrock::testing::{CrashMode, FaultKind, FaultSpan, SimFs, SyncClass};
-
-const OPERATIONS: u64 = 160;
-
-/// One store's lives from its creation to the end of its work; returns how many cuts it met.
-fn lives(seed: u64, broken: Option<SyncClass>, expected: &str, met: &mut [u64; 7]) -> Result<u64, String> {
-    let (mut fs, mut driver, mut cuts) = (disk(), Driver::default(), 0);
-    loop {
-        let random = draw(seed ^ draw(cuts));
-        if cuts < 40 {
-            fs.fail_nth(1 + random % 400, FaultKind::Io, FaultSpan::Forever);
-        }
-        if let Some(class) = broken {
-            fs.ignore_syncs(class);
-        }
-        match driver.run(&fs, OPERATIONS)? {
-            Ok(()) if driver.outcome().1 == expected => return Ok(cuts),
-            Ok(()) => return Err("the work ended with other rows".into()),
-            Err(_) if cuts < 40 => {}
-            Err(error) => return Err(format!("without a fault: {error}")),
-        }
-        // The seventh way is the death of the process alone.
-        let mode = (random >> 32) % 7;
-        met[mode as usize] += 1;
-        fs = CrashMode::ALL.get(mode as usize).map_or_else(|| SimFs::kill(&fs), |mode| fs.crash(*mode, random >> 16));
-        cuts += 1;
-    }
-}
+use driver::{LIVES_OPERATIONS as OPERATIONS, lives, reference, setting};
+use embedrock::testing::{CrashMode, SyncClass};
 
 #[test]
 fn the_last_commit_survives_power_cuts() {

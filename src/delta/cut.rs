@@ -9,6 +9,7 @@ use crate::catalog::Catalog;
 use crate::context::{lock, write};
 use crate::error::Result;
 use crate::log::{CommitRecord, FrameBuf};
+use crate::plant::{Bug, planted};
 use crate::shard::{IMAGE_HEADER_BYTES, Part};
 use crate::table::TableInner;
 
@@ -111,7 +112,7 @@ pub(crate) fn write_part(table: &TableInner, part: &mut Part, append: &mut dyn F
 fn describe(catalog: &Catalog) -> CommitRecord {
     let rows = |table: &Arc<TableInner>| (table.id, u64::try_from(table.counters().rows.load(Ordering::Relaxed)).unwrap_or(0));
     CommitRecord {
-        clock: lock(&catalog.context.clock).latest(),
+        clock: lock(&catalog.context.clock).latest().filter(|_| !planted(Bug::ClockLost)),
         batches: catalog.context.batches.load(Ordering::Relaxed),
         rows: catalog.tables().iter().map(rows).collect(),
         next_table: catalog.next_table(),

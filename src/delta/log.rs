@@ -9,6 +9,7 @@ use crate::context::{Journal, lock};
 use crate::error::{Error, Result};
 use crate::fs::{Fs, names};
 use crate::log::{CommitRecord, FrameBuf, LogWriter, Mark, MarkRecord, SegmentHeader};
+use crate::plant::{Bug, planted};
 use crate::shard::IMAGE_HEADER_BYTES;
 use crate::types::{CommitId, Key, TableId};
 
@@ -188,6 +189,10 @@ impl DeltaLog {
         writer.append(&FrameBuf::commit(&record))?;
         let offset = writer.position();
         let segment = state.tip.next_segment - 1;
+        let mark = MarkRecord { segment, offset, id: record.id, hash: record.hash };
+        if planted(Bug::MarkTooEarly) {
+            publish(&mut state, mark);
+        }
         // From here on frames belong to the next delta, and no longer stand early.
         state.epoch = cut.epoch + 1;
         (state.continues, state.frames, state.has_early) = (state.has_early, 0, false);
@@ -202,13 +207,11 @@ impl DeltaLog {
             lock(&self.state)
         };
         state.synced = offset;
-        let mark = MarkRecord { segment, offset, id: record.id, hash: record.hash };
-        if let Some(Err(error)) = state.mark.as_mut().map(|file| file.publish(mark)) {
-            tracing::warn!(%error, "the commit is durable, but its mark could not be published");
-            state.mark = None;
-        }
+        publish(&mut state, mark);
         state.tip.record = record.clone();
-        state.tip.state = Arc::clone(&cut.trainer_state);
+        if !planted(Bug::OldTrainerState) {
+            state.tip.state = Arc::clone(&cut.trainer_state);
+        }
         Ok(record)
     }
 
@@ -232,7 +235,18 @@ impl DeltaLog {
 
     /// After a failed sync it is unknown what reached the disk: the commit may come back or not, so nothing may follow it.
     fn sync(&self, syncer: &dyn crate::fs::SyncFile) -> Result<()> {
+        if planted(Bug::CommitNotSynced) {
+            return Ok(());
+        }
         syncer.sync().inspect_err(|error| self.poison(&error.to_string()))
+    }
+}
+
+/// What fails here costs a later check, not the commit.
+fn publish(state: &mut State, mark: MarkRecord) {
+    if let Some(Err(error)) = state.mark.as_mut().map(|file| file.publish(mark)) {
+        tracing::warn!(%error, "the commit is durable, but its mark could not be published");
+        state.mark = None;
     }
 }
 

@@ -9,6 +9,7 @@ use super::writer::{FRAME_HEADER_BYTES, MAX_PAYLOAD_BYTES};
 use crate::codec::crc;
 use crate::error::Result;
 use crate::fs::{Fs, ReadFile};
+use crate::plant::{Bug, planted};
 
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -94,7 +95,7 @@ impl LogReader {
         }
         let bytes = &self.buffer[self.used..self.used + whole];
         let found = crc(crc(self.chain, &bytes[..8]), &bytes[FRAME_HEADER_BYTES..]);
-        if found != sum {
+        if found != sum && !planted(Bug::ChecksumNotCompared) {
             return torn(format!("the frame's checksum is {found:08x}, expected {sum:08x}"));
         }
         let sound = |frame: &Frame<'_>| reserved == [0; 2] && (early == 0 || early == 1 && frame.may_be_early());

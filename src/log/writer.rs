@@ -8,6 +8,7 @@ use super::segment::SegmentHeader;
 use crate::codec::crc;
 use crate::error::Result;
 use crate::fs::{Fs, SyncFile, WriteFile};
+use crate::plant::{Bug, planted};
 
 /// Bytes before a frame's payload: length, kind and three zero bytes, checksum.
 pub(super) const FRAME_HEADER_BYTES: usize = 12;
@@ -33,7 +34,9 @@ impl LogWriter {
         let mut file = fs.create(path)?;
         file.append(&bytes)?;
         file.sync()?;
-        fs.sync_dir(path.parent().unwrap_or(path))?;
+        if !planted(Bug::SegmentNameNotSynced) {
+            fs.sync_dir(path.parent().unwrap_or(path))?;
+        }
         Ok(LogWriter { file, buffer: Vec::new(), written: bytes.len() as u64, chain })
     }
 
@@ -60,7 +63,7 @@ impl LogWriter {
         self.buffer.extend_from_slice(&frame.payload);
         let is_full = self.buffer.len() >= BUFFER_BYTES;
         let result = if is_full || frame.is_commit() { self.flush() } else { Ok(()) };
-        if result.is_err() {
+        if result.is_err() && !planted(Bug::FailedFrameKept) {
             self.buffer.truncate(length);
             self.chain = chain;
         }

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::fs::names;
 use crate::log::CommitRecord;
 use crate::manifest::Manifest;
+use crate::plant::{Bug, planted};
 use crate::types::{At, CommitHash, CommitId};
 
 /// The commits up to the wanted one, oldest first, each with the index of its segment.
@@ -54,7 +55,7 @@ impl Chain {
         let on_chain = begin == self.root || self.commits.iter().any(|(_, p)| (p.record.id, p.record.hash) == begin);
         let names = |record: &CommitRecord| record.base == base.number && record.id.sequence > base.begin.sequence;
         let named = self.commits.iter().find(|(_, p)| names(&p.record)).map(|(_, p)| p.record.id.sequence);
-        let valid_from = if base.still { Some(base.begin.sequence) } else { named };
+        let valid_from = if base.still || planted(Bug::BaseValidTooEarly) { Some(base.begin.sequence) } else { named };
         valid_from.filter(|_| on_chain)
     }
 

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::fs::{Fs, names};
 use crate::log::{CommitRecord, Event, Frame, LogReader};
 use crate::manifest::Manifest;
+use crate::plant::{Bug, planted};
 
 /// The commit that was rebuilt and its trainer state.
 #[derive(Debug, Default)]
@@ -44,6 +45,7 @@ pub(crate) fn replay(
     for (place, (at, placed)) in chain.commits.iter().enumerate().skip(first) {
         if let Some((before, early)) = place.checked_sub(1).and_then(|before| chain.commits.get(before))
             && early.has_early
+            && !planted(Bug::EarlyFramesIgnored)
             && (before == at || survey.segments[*at].header.continues)
         {
             load_early(&mut reader_at(fs, survey, &mut open, (*before, early))?, survey, (*before, early), catalog)?;
@@ -111,7 +113,7 @@ fn load_until_commit(reader: &mut LogReader, path: &Path, start: u64, catalog: &
                 catalog.load_commit(&record);
                 return Ok(Some(Rebuild { record, state: state.into() }));
             }
-            Event::Frame { early: true, .. } => {}
+            Event::Frame { early: true, .. } if !planted(Bug::EarlyFramesInPlace) => {}
             Event::Frame { offset, frame, .. } => load_frame(&frame, path, offset.max(start), catalog)?,
         }
     }

@@ -10,6 +10,7 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::index::TOMBSTONE_BIT;
 use crate::optimizer::Step;
+use crate::plant::{Bug, planted};
 use crate::slab::{PINNED, TOMBSTONE};
 use crate::types::{Key, UnixSeconds, mix};
 
@@ -199,7 +200,7 @@ impl Shard {
             let row = self.slab.allocate().ok_or_else(|| env.context.budget.too_small(env.schema.row_bytes()))?;
             read_lanes(lanes, self.slab.row_mut(row));
             let meta = self.slab.meta_mut(row);
-            (meta.time, meta.flags) = (time, PINNED);
+            (meta.time, meta.flags) = (if planted(Bug::PromotedTimeLost) { 0 } else { time }, PINNED);
             self.insert(unique.key, row);
             unique.row = row;
             unique.kind = if env.schema.expiry_ref().expired(time, clock) { Kind::Anew } else { Kind::Live };
@@ -240,7 +241,9 @@ impl Shard {
             uniques.get(at + ROWS_AHEAD).iter().for_each(|unique| self.prefetch_row(env, unique));
             let value = match batch.op {
                 Op::Remove | Op::Prefetch => &[],
-                _ if unique.occurrences > 1 && batch.op != Op::Assign => &sums[at * dim..(at + 1) * dim],
+                _ if unique.occurrences > 1 && batch.op != Op::Assign && !planted(Bug::DuplicatesLost) => {
+                    &sums[at * dim..(at + 1) * dim]
+                }
                 _ => &values[unique.last as usize * dim..(unique.last as usize + 1) * dim],
             };
             let change = match batch.op {

@@ -10,6 +10,7 @@ use crate::cold::ColdBatch;
 use crate::context::Context;
 use crate::error::Result;
 use crate::index::TOMBSTONE_BIT;
+use crate::plant::{Bug, planted};
 use crate::slab::{ANY_UNCOMMITTED, PINNED, TOMBSTONE, UNCOMMITTED};
 use crate::types::{Key, mix};
 
@@ -50,18 +51,22 @@ impl Shard {
         if self.epoch == epoch {
             return;
         }
+        let mut counts = self.counts.drain_changes();
+        if planted(Bug::CountsLost) {
+            counts.clear();
+        }
         // At most one behind: the writer of a delta visits every shard before the next cut.
         self.epoch = epoch;
         self.cut = Cut {
             keys: std::mem::take(&mut self.dirty),
             next: 0,
-            kept: Part { counts: self.counts.drain_changes(), ..Part::default() },
+            kept: Part { counts, ..Part::default() },
             rows: std::mem::take(&mut self.uncommitted),
         };
     }
 
     pub(super) fn uncommitted_bit(&self) -> u16 {
-        UNCOMMITTED[(self.epoch & 1) as usize]
+        if planted(Bug::OneUncommittedBit) { UNCOMMITTED[0] } else { UNCOMMITTED[(self.epoch & 1) as usize] }
     }
 
     pub(super) fn owed_bit(&self) -> u16 {
@@ -79,7 +84,7 @@ impl Shard {
 
     /// Before a batch changes a row: if the delta being written still needs it, its image is kept.
     pub(super) fn keep_for_delta(&mut self, key: Key, row: u32, context: &Context) {
-        if !self.slab.meta(row).has(self.owed_bit()) {
+        if !self.slab.meta(row).has(self.owed_bit()) || planted(Bug::NoCopyOnUpdate) {
             return;
         }
         let before = self.cut.kept.images.len();
@@ -181,7 +186,9 @@ impl Shard {
         if env.may_be_cold() && !swept.is_empty() {
             let mut batch = ColdBatch::new();
             swept.iter().for_each(|&(key, _)| batch.delete(mix(key)));
-            env.cold().write(env.table, &batch)?;
+            if !planted(Bug::SweptRowUncovered) {
+                env.cold().write(env.table, &batch)?;
+            }
         }
         for (key, raw) in swept {
             self.forget(key, raw);

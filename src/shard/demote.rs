@@ -8,7 +8,8 @@ use super::{Env, Shard, index_hash};
 use crate::cold::ColdBatch;
 use crate::error::Result;
 use crate::index::{Index, TOMBSTONE_BIT};
-use crate::slab::{NEWER_THAN_COLD, PINNED};
+use crate::plant::{Bug, planted};
+use crate::slab::{ANY_UNCOMMITTED, NEWER_THAN_COLD, PINNED};
 use crate::types::{Key, mix};
 
 /// Rows demoted at once are at least this share of the shard, so a full shard does not demote row by row.
@@ -131,8 +132,10 @@ impl Shard {
             let row = raw & !TOMBSTONE_BIT;
             let meta = self.slab.meta(row);
             if raw & TOMBSTONE_BIT != 0 {
-                batch.delete(mix(key));
-            } else if meta.has(NEWER_THAN_COLD) {
+                if !planted(Bug::RemovedRowUncovered) {
+                    batch.delete(mix(key));
+                }
+            } else if meta.has(NEWER_THAN_COLD) && (meta.has(ANY_UNCOMMITTED) || !planted(Bug::NewerTakenForUncommitted)) {
                 lanes.clear();
                 push_lanes(&mut lanes, self.slab.row(row));
                 batch.put(mix(key), meta.time, &lanes);
@@ -150,6 +153,10 @@ impl Shard {
     /// it is still owed, into the one after it those changed since its cut.
     fn log_uncommitted(&self, env: &Env<'_>, victims: &[(Key, u32)]) -> Result<()> {
         for (bit, epoch) in [(self.owed_bit(), self.epoch - 1), (self.uncommitted_bit(), self.epoch)] {
+            let lost = if epoch == self.epoch { Bug::DemotedImageLost } else { Bug::OwedImageLost };
+            if planted(lost) {
+                continue;
+            }
             let (mut images, mut removed) = (Vec::new(), Vec::new());
             for &(key, raw) in victims {
                 let row = raw & !TOMBSTONE_BIT;

@@ -5,6 +5,7 @@ use super::image::read_lanes;
 use super::{Env, Shard};
 use crate::error::Result;
 use crate::index::TOMBSTONE_BIT;
+use crate::plant::{Bug, planted};
 use crate::slab::{NEWER_THAN_COLD, TOMBSTONE};
 use crate::types::{Key, UnixSeconds, mix};
 
@@ -17,7 +18,7 @@ impl Shard {
         read_lanes(lanes, self.slab.row_mut(row));
         let meta = self.slab.meta_mut(row);
         meta.time = time;
-        meta.flags = NEWER_THAN_COLD;
+        meta.flags = if planted(Bug::CommittedTakenForCold) { 0 } else { NEWER_THAN_COLD };
         Ok(())
     }
 

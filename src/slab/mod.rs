@@ -8,6 +8,7 @@ pub(crate) use chunk::Backing;
 use chunk::Chunk;
 
 use crate::error::Result;
+use crate::plant::{Bug, planted};
 use crate::types::UnixSeconds;
 
 /// The row goes into the delta of an even epoch, of an odd one: two, because the next delta fills while one is being written.
@@ -108,7 +109,9 @@ impl Slab {
         } else {
             return None;
         };
-        *self.meta_mut(row) = RowMeta::default();
+        if !planted(Bug::FlagsKept) {
+            *self.meta_mut(row) = RowMeta::default();
+        }
         Some(row)
     }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use embedrock::testing::SimFs;
+use embedrock::testing::{CrashMode, FaultKind, FaultSpan, SimFs, SyncClass};
 use embedrock::{Admission, Error, Expiry, Initializer, Optimizer, Store, StoreOptions, Table, TableSchema, Ticket, Update};
 
 const DIM: usize = 3;
@@ -23,7 +23,7 @@ pub(crate) fn draw(x: u64) -> u64 {
 }
 
 /// What must hold after an interruption, and what is known by now.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Driver {
     /// The rows at each commit seen so far, by its state.
     known: BTreeMap<u64, String>,
@@ -183,4 +183,32 @@ pub(crate) fn reference(end: u64) -> String {
 /// A number from the environment.
 pub(crate) fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().unwrap())
+}
+
+/// Operations of a store's lives under power cuts.
+pub(crate) const LIVES_OPERATIONS: u64 = 160;
+
+/// One store's lives from its creation to the end of its work; returns how many cuts it met.
+pub(crate) fn lives(seed: u64, broken: Option<SyncClass>, expected: &str, met: &mut [u64; 7]) -> Result<u64, String> {
+    let (mut fs, mut driver, mut cuts) = (disk(), Driver::default(), 0);
+    loop {
+        let random = draw(seed ^ draw(cuts));
+        if cuts < 40 {
+            fs.fail_nth(1 + random % 400, FaultKind::Io, FaultSpan::Forever);
+        }
+        if let Some(class) = broken {
+            fs.ignore_syncs(class);
+        }
+        match driver.run(&fs, LIVES_OPERATIONS)? {
+            Ok(()) if driver.outcome().1 == expected => return Ok(cuts),
+            Ok(()) => return Err("the work ended with other rows".into()),
+            Err(_) if cuts < 40 => {}
+            Err(error) => return Err(format!("without a fault: {error}")),
+        }
+        // The seventh way is the death of the process alone.
+        let mode = (random >> 32) % 7;
+        met[mode as usize] += 1;
+        fs = CrashMode::ALL.get(mode as usize).map_or_else(|| SimFs::kill(&fs), |mode| fs.crash(*mode, random >> 16));
+        cuts += 1;
+    }
 }

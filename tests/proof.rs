@@ -1,0 +1,160 @@
+//! The suites notice bugs: each of a list is planted, and one of them must fail. `--nocapture` shows which, after how many cases.
+//!
+//! `EMBEDROCK_PROOF_CASES=5000` looks longer before it calls a bug unnoticed.
+#![cfg(feature = "testing")]
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+mod driver;
+mod hostile;
+mod map;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use driver::{Driver, disk, draw, lives, reference, setting};
+use embedrock::testing::{Bug, FaultKind, FaultSpan, SimFs, plant};
+use map::{Op, Place, Rules, run};
+
+/// Operations of a run in which one call fails.
+const OPERATIONS: u64 = 90;
+
+struct Draws(u64);
+
+impl Draws {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 += 1;
+        draw(self.0) % limit
+    }
+
+    fn keys(&mut self, most: u64) -> Vec<u64> {
+        (0..self.below(most)).map(|_| if self.below(3) == 0 { self.below(60) } else { self.below(12) }).collect()
+    }
+
+    fn pairs(&mut self) -> Vec<(u64, i8)> {
+        self.keys(12).into_iter().map(|key| (key, self.below(255) as i8)).collect()
+    }
+
+    fn step(&mut self) -> u16 {
+        [0, 0, 0, 1, 3, 25][self.below(6) as usize]
+    }
+
+    fn op(&mut self) -> Op {
+        match self.below(34) {
+            0..=7 => Op::Gradients(self.pairs(), self.step()),
+            8..=10 => Op::Assign(self.pairs(), self.step()),
+            11 => Op::AssignAdd(self.pairs(), self.step()),
+            12..=14 => Op::Remove(self.keys(6)),
+            15 | 16 => Op::Prefetch(self.keys(6)),
+            17..=20 => Op::Commit,
+            21..=23 => Op::BeginCommit,
+            24..=28 => Op::StepCommit(self.below(4) as usize),
+            29 | 30 => Op::Checkpoint,
+            31 | 32 => Op::Crash { shards: 1 + self.below(4) as usize, hot: Some(self.below(9) as usize).filter(|hot| *hot < 8) },
+            _ => Op::OpenAt(self.below(5) as usize),
+        }
+    }
+}
+
+fn on_a_map(case: u64) {
+    let mut draws = Draws(case << 32);
+    let rules = Rules { admission: [1, 3][draws.below(2) as usize], ttl: [0, 30][draws.below(2) as usize] };
+    let ops: Vec<Op> = (0..20 + draws.below(60)).map(|_| draws.op()).collect();
+    let fs = SimFs::new();
+    fs.make_dirs("/disk".as_ref()).unwrap();
+    run(&ops, rules, Place::Simulated(fs), Some(draws.below(9) as usize).filter(|hot| *hot < 8));
+}
+
+fn power_cuts(case: u64, expected: &str) {
+    lives(case, None, expected, &mut [0; 7]).unwrap();
+}
+
+fn a_failing_call(case: u64, expected: &str) {
+    let (fs, mut driver) = (disk(), Driver::default());
+    fs.fail_nth(1 + draw(case) % 700, FaultKind::Io, FaultSpan::Once);
+    if driver.run(&fs, OPERATIONS).unwrap().is_err() {
+        fs.heal();
+        driver.run(&fs, OPERATIONS).unwrap().unwrap();
+    }
+    assert_eq!(driver.outcome(), (OPERATIONS, expected));
+    driver.run(&fs.kill(), OPERATIONS).unwrap().unwrap();
+}
+
+/// A flipped bit is an error, or changes nothing.
+fn flipped_bits(case: u64, (fs, driver): (&SimFs, &Driver)) {
+    let files: Vec<_> = fs.files().into_iter().filter(|(path, _)| !path.starts_with("/disk/store/live")).collect();
+    for flip in 0..40 {
+        let random = draw(case << 8 | flip);
+        let (path, bytes) = &files[random as usize % files.len()];
+        let disk = fs.kill();
+        disk.corrupt(path, (random >> 16) % (bytes.len() as u64).max(1), 1 << (random >> 60 & 7)).unwrap();
+        let _ = driver.clone().run(&disk, OPERATIONS).unwrap();
+    }
+}
+
+/// What the checksums cannot tell the history must.
+fn hostile_commits(case: u64) {
+    let sequence = if case == 0 { u64::MAX } else { draw(case) };
+    assert!(hostile::open_with_commit(hostile::files(40), sequence).is_err());
+}
+
+/// More keys than an index begins with.
+fn many_keys(_: u64) {
+    use embedrock::{Store, StoreOptions, TableSchema, Update};
+    let options = StoreOptions::default().simulated(std::sync::Arc::new(disk())).memory_budget(12 << 20).threads(1).shards(1);
+    let table = Store::open("/disk/store", options).unwrap().create_table(TableSchema::new("t", 1)).unwrap();
+    let keys: Vec<u64> = (0..200_000).collect();
+    let values: Vec<f32> = keys.iter().map(|key| *key as f32).collect();
+    for part in 0..20 {
+        let part = part * 10_000..(part + 1) * 10_000;
+        table.assign(&keys[part.clone()], &values[part], &Update::at(1)).unwrap();
+    }
+    let mut found = vec![0.0; keys.len()];
+    assert_eq!(table.lookup(&keys, &mut found).unwrap(), keys.len());
+    assert_eq!(found, values);
+}
+
+type Suite<'a> = (&'static str, &'a dyn Fn(u64));
+
+/// The suite that fails, and after how many of its cases.
+fn noticed<'a>(suites: &[Suite<'a>], cases: u64) -> Option<(&'static str, u64)> {
+    (0..cases).find_map(|case| {
+        // Each suite takes its turn: what one cannot see another does.
+        suites
+            .iter()
+            .find(|(_, suite)| catch_unwind(AssertUnwindSafe(|| suite(case))).is_err())
+            .map(|(name, _)| (*name, case + 1))
+    })
+}
+
+#[test]
+fn every_planted_bug_is_noticed() {
+    let (cut, failed) = (reference(driver::LIVES_OPERATIONS), reference(OPERATIONS));
+    let on_cuts = |case| power_cuts(case, &cut);
+    let on_failures = |case| a_failing_call(case, &failed);
+    let (whole, mut driver) = (disk(), Driver::default());
+    driver.run(&whole, OPERATIONS).unwrap().unwrap();
+    let on_flips = |case| flipped_bits(case, (&whole, &driver));
+    let suites: [Suite<'_>; 6] = [
+        ("map", &on_a_map),
+        ("power cuts", &on_cuts),
+        ("failing calls", &on_failures),
+        ("many keys", &many_keys),
+        ("flipped bits", &on_flips),
+        ("hostile commits", &hostile_commits),
+    ];
+    assert_eq!(noticed(&suites, 3), None, "without a bug");
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| ()));
+    let mut unnoticed = Vec::new();
+    for bug in Bug::ALL {
+        plant(Some(bug));
+        let result = noticed(&suites, setting("EMBEDROCK_PROOF_CASES", 400));
+        plant(None);
+        match result {
+            Some((suite, cases)) => println!("{bug:?}: noticed by {suite} in case {cases}"),
+            None => unnoticed.push(bug),
+        }
+    }
+    std::panic::set_hook(hook);
+    println!("{} planted bugs noticed of {}", Bug::ALL.len() - unnoticed.len(), Bug::ALL.len());
+    assert_eq!(unnoticed, [], "planted bugs that nobody noticed");
+}
