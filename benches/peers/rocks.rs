@@ -9,8 +9,8 @@ use rocksdb::{
     WriteOptions,
 };
 
-use crate::bench::candidate::{Built, Candidate, Failure, Site};
-use crate::bench::workload::{Batch, adagrad, all_rows, initial_state, value_of};
+use crate::bench::candidate::{Built, Candidate, Failure};
+use crate::bench::workload::{Batch, Site, adagrad, all_rows, initial_state, value_of};
 
 struct Rocks {
     db: Option<DB>,

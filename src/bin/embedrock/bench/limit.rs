@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use memmap2::{Advice, MmapMut};
 
-use super::candidate::{Built, Candidate, Failure, Site};
-use super::workload::{Batch, adagrad, all_rows, initial_state, value_of};
+use super::candidate::{Built, Candidate, Failure};
+use super::workload::{Batch, Site, adagrad, all_rows, initial_state, value_of};
 
 /// Rows ahead that are tried; the fastest is kept.
 const DISTANCES: [usize; 5] = [8, 16, 32, 64, 128];

@@ -6,8 +6,8 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Mutex;
 use std::time::Instant;
 
-use super::candidate::{Built, Candidate, Failure, Site};
-use super::workload::{Batch, adagrad, all_rows, initial_state, value_of};
+use super::candidate::{Built, Candidate, Failure};
+use super::workload::{Batch, Site, adagrad, all_rows, initial_state, value_of};
 
 /// A key is its own hash: these keys are random already.
 #[derive(Default)]

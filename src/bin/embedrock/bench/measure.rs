@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::candidate::{Candidate, Failure, Site};
+use super::candidate::{Candidate, Failure};
 use super::pin::pin;
-use super::workload::{Batch, GRADIENT, Workload, adagrad, initial_state, key_of, value_of};
+use super::workload::{Batch, GRADIENT, Site, Workload, adagrad, initial_state, key_of, value_of};
 use super::{Args, Builder, Distribution, Operation};
 
 /// Rows of each thread whose values are followed through all updates.

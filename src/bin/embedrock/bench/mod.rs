@@ -17,11 +17,11 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use candidate::{Built, Site};
+use candidate::Built;
 
 use crate::output::{self, Outcome, say};
 use measure::{Figure, measure};
-use workload::Distribution;
+use workload::{Distribution, Site};
 
 /// Builds a candidate with all its rows in place.
 pub(crate) type Builder = fn(&Site) -> Built;

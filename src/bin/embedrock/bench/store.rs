@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use embedrock::{Initializer, Missing, Optimizer, Store, StoreOptions, Table, TableSchema, Update};
 
-use super::candidate::{Built, Candidate, Failure, Site};
-use super::workload::{Batch, LEARNING_RATE, all_rows, value_of};
+use super::candidate::{Built, Candidate, Failure};
+use super::workload::{Batch, LEARNING_RATE, Site, all_rows, value_of};
 
 /// The event time of all updates.
 const NOW: u64 = 1_700_000_000;

@@ -2,11 +2,10 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use embedrock::train::data::synthetic::Counter;
-
-use super::candidate::Site;
 
 /// Keys drawn for each thread, in all its batches together: more than any cache holds rows of.
 const KEYS_A_THREAD: usize = 2 << 20;
@@ -15,6 +14,29 @@ pub(crate) const GRADIENT: f32 = 0.01;
 pub(crate) const LEARNING_RATE: f32 = 0.05;
 const INITIAL_ACCUMULATOR: f32 = 0.1;
 const EPSILON: f32 = 1e-10;
+
+/// What the candidates of a run have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Site {
+    pub(crate) dir: PathBuf,
+    pub(crate) rows: u64,
+    pub(crate) dim: usize,
+    /// Whether rows carry the state of Adagrad: as many f32s again.
+    pub(crate) trains: bool,
+    pub(crate) threads: usize,
+}
+
+impl Site {
+    /// f32s of a row.
+    pub(crate) fn lanes(&self) -> usize {
+        if self.trains { 2 * self.dim } else { self.dim }
+    }
+
+    /// Rows whose number leaves this remainder when divided by the threads: each thread has rows of its own.
+    pub(crate) fn rows_of(&self, thread: usize) -> usize {
+        (self.rows as usize + self.threads - 1 - thread) / self.threads
+    }
+}
 
 /// How keys are drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
