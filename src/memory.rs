@@ -34,7 +34,7 @@ pub(crate) struct Zeroed<T> {
 }
 
 enum Owner<T> {
-    Heap(#[allow(dead_code, reason = "owned, reached through the pointer")] NonNull<[T]>),
+    Heap(NonNull<[T]>),
     Map(#[allow(dead_code, reason = "owned, reached through the pointer")] MmapRaw),
 }
 

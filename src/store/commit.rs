@@ -193,16 +193,13 @@ impl Store {
         if engine.next_base.try_lock().is_err() || engine.base_under_way.swap(true, Ordering::AcqRel) {
             return Ok(false);
         }
-        let begun = self.in_background("checkpoint", move || {
+        let work = move || {
             if let Err(error) = engine.checkpoint() {
                 tracing::error!(%error, "a checkpoint in the background failed");
             }
             engine.base_under_way.store(false, Ordering::Release);
-        });
-        if begun.is_err() {
-            self.engine.base_under_way.store(false, Ordering::Release);
-        }
-        begun?;
+        };
+        self.in_background("checkpoint", work).inspect_err(|_| self.engine.base_under_way.store(false, Ordering::Release))?;
         Ok(true)
     }
 
