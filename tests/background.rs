@@ -133,3 +133,32 @@ fn every_commit_holds_whole_batches() {
         }
     }
 }
+
+/// Commits of several threads share syncs: each is durable when its call returns, none is lost, and they stand in one order.
+#[test]
+fn commits_of_several_threads_are_durable_one_by_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (threads, each) = (4u64, 40u64);
+    {
+        let store = Store::open(dir.path().join("store"), options()).unwrap();
+        let table = store.create_table(schema("t")).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..threads {
+                let (store, table) = (&store, &table);
+                scope.spawn(move || {
+                    for i in 1..=each {
+                        table.assign(&[thread], &[i as f32; DIM], &Update::at(1_700_000_000)).unwrap();
+                        let id = store.commit(&thread.to_le_bytes()).unwrap();
+                        assert!(store.durable_commit().unwrap().sequence >= id.sequence);
+                    }
+                });
+            }
+        });
+    }
+    let store = Store::open(dir.path().join("store"), options()).unwrap();
+    assert_eq!(store.durable_commit().unwrap().sequence, threads * each);
+    assert_eq!(store.commits().unwrap().len() as u64, threads * each);
+    let mut rows = vec![0.0; threads as usize * DIM];
+    store.table("t").unwrap().lookup(&(0..threads).collect::<Vec<_>>(), &mut rows).unwrap();
+    assert_eq!(rows, vec![each as f32; threads as usize * DIM]);
+}

@@ -1,6 +1,7 @@
 //! The log as it grows: frames of the delta being written and of the one after it, and the commit frame that closes a delta.
 #![forbid(unsafe_code)]
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
@@ -17,6 +18,8 @@ use crate::types::{CommitId, Key, TableId};
 const SEGMENT_BYTES: u64 = 256 << 20;
 /// With so much not yet durable, most is synced ahead of the commit frame, while others may go on appending.
 const SYNC_AHEAD_BYTES: u64 = 1 << 20;
+/// Commits written and not yet synced, after which the next one waits: their trainer states are held in memory.
+const MAX_UNSYNCED: usize = 64;
 
 /// Where the log goes on.
 pub(crate) struct Tip {
@@ -33,11 +36,22 @@ pub(crate) struct DeltaLog {
     uuid: [u8; 16],
     poison: Arc<OnceLock<String>>,
     state: Mutex<State>,
+    /// Held by whoever syncs on behalf of all commits written by then. Taken before `state`.
+    syncing: Mutex<()>,
+}
+
+/// A commit in the log that is durable with the next sync.
+struct Written {
+    record: CommitRecord,
+    trainer_state: Arc<[u8]>,
+    mark: MarkRecord,
 }
 
 struct State {
     /// The last durable commit.
     tip: Tip,
+    /// The commits after it, oldest first; all in the segment that is open.
+    unsynced: VecDeque<Written>,
     writer: Option<LogWriter>,
     mark: Option<Mark>,
     /// The epoch of the delta being written.
@@ -76,6 +90,7 @@ impl DeltaLog {
     pub(crate) fn new(fs: Arc<dyn Fs>, dir: &Path, uuid: [u8; 16], tip: Tip, poison: Arc<OnceLock<String>>) -> DeltaLog {
         let state = State {
             tip,
+            unsynced: VecDeque::new(),
             writer: None,
             mark: None,
             epoch: FIRST_EPOCH,
@@ -87,10 +102,10 @@ impl DeltaLog {
             base: 0,
             valid_base: 0,
         };
-        DeltaLog { fs, dir: dir.to_path_buf(), uuid, poison, state: Mutex::new(state) }
+        DeltaLog { fs, dir: dir.to_path_buf(), uuid, poison, state: Mutex::new(state), syncing: Mutex::new(()) }
     }
 
-    /// The last durable commit, which the next one follows, and its state.
+    /// The last durable commit and its state.
     pub(crate) fn tip(&self) -> (CommitRecord, Arc<[u8]>) {
         let state = lock(&self.state);
         (state.tip.record.clone(), Arc::clone(&state.tip.state))
@@ -121,7 +136,7 @@ impl DeltaLog {
     /// The record of the commit that a cut made now leads to. Only a base complete by now is made valid by it.
     pub(super) fn next_record(&self, described: CommitRecord) -> CommitRecord {
         let state = lock(&self.state);
-        let parent = &state.tip.record;
+        let parent = state.unsynced.back().map_or(&state.tip.record, |written| &written.record);
         let id = CommitId { timeline: state.tip.timeline, sequence: parent.id.sequence.saturating_add(1) };
         CommitRecord { id, parent: parent.hash, base: state.base, ..described }
     }
@@ -172,10 +187,10 @@ impl DeltaLog {
         LogWriter::create(&*self.fs, &names::segment(&self.dir, number), &header)
     }
 
-    /// Writes what a cut still owes the log, closes its delta and makes it durable.
+    /// Writes what a cut still owes the log and closes its delta. The commit is durable with the next [`DeltaLog::sync_to`].
     ///
     /// On an error the cut can be finished by another call; or, after a sync that failed, the store is poisoned.
-    pub(crate) fn finish(&self, cut: &mut Cut) -> Result<CommitRecord> {
+    pub(crate) fn finish(&self, cut: &mut Cut) -> Result<()> {
         cut.write(self)?;
         self.sync_ahead()?;
         let mut state = self.writable()?;
@@ -188,31 +203,47 @@ impl DeltaLog {
         record.seal(writer.chain());
         writer.append(&FrameBuf::commit(&record))?;
         let offset = writer.position();
-        let segment = state.tip.next_segment - 1;
-        let mark = MarkRecord { segment, offset, id: record.id, hash: record.hash };
+        let mark = MarkRecord { segment: state.tip.next_segment - 1, offset, id: record.id, hash: record.hash };
         if planted(Bug::MarkTooEarly) {
             publish(&mut state, mark);
         }
         // From here on frames belong to the next delta, and no longer stand early.
         state.epoch = cut.epoch + 1;
         (state.continues, state.frames, state.has_early) = (state.has_early, 0, false);
-        let mut state = if offset >= SEGMENT_BYTES || record.base > state.valid_base {
+        let base = record.base;
+        state.unsynced.push_back(Written { record, trainer_state: Arc::clone(&cut.trainer_state), mark });
+        if offset >= SEGMENT_BYTES || base > state.valid_base {
             // Nothing may be appended behind a commit that ends its segment.
             self.sync(&*syncer)?;
-            (state.writer, state.valid_base) = (None, record.base);
-            state
-        } else {
+            (state.writer, state.valid_base) = (None, base);
+            settle(&mut state, mark);
+        }
+        Ok(())
+    }
+
+    /// Whether so many commits wait for a sync that the next one should too.
+    pub(crate) fn is_behind(&self) -> bool {
+        lock(&self.state).unsynced.len() >= MAX_UNSYNCED
+    }
+
+    /// Makes the commit of this sequence number durable, and all written by now with the same sync: of callers at the same time
+    /// one syncs for all. Returns the last durable commit.
+    pub(crate) fn sync_to(&self, sequence: u64) -> Result<CommitRecord> {
+        let _syncing = lock(&self.syncing);
+        if let Some(reason) = self.poison.get() {
+            return Err(Error::Poisoned { reason: reason.clone() });
+        }
+        let mut state = lock(&self.state);
+        if let Some(mark) = state.unsynced.back().map(|written| written.mark)
+            && state.tip.record.id.sequence < sequence
+        {
+            let syncer = writer(&mut state)?.syncer()?;
             drop(state);
             self.sync(&*syncer)?;
-            lock(&self.state)
-        };
-        state.synced = offset;
-        publish(&mut state, mark);
-        state.tip.record = record.clone();
-        if !planted(Bug::OldTrainerState) {
-            state.tip.state = Arc::clone(&cut.trainer_state);
+            state = lock(&self.state);
+            settle(&mut state, mark);
         }
-        Ok(record)
+        Ok(state.tip.record.clone())
     }
 
     /// Writes a little of a cut; returns whether there may be more. For tests that change the store in between.
@@ -239,6 +270,21 @@ impl DeltaLog {
             return Ok(());
         }
         syncer.sync().inspect_err(|error| self.poison(&error.to_string()))
+    }
+}
+
+/// Takes all commits up to the one of `mark` for durable. Those may be so already, where another sync covered them.
+fn settle(state: &mut State, mark: MarkRecord) {
+    let mut newest = None;
+    while state.unsynced.front().is_some_and(|written| written.record.id.sequence <= mark.id.sequence) {
+        newest = state.unsynced.pop_front();
+    }
+    let Some(Written { record, trainer_state, mark }) = newest else { return };
+    state.synced = mark.offset;
+    publish(state, mark);
+    state.tip.record = record;
+    if !planted(Bug::OldTrainerState) {
+        state.tip.state = trainer_state;
     }
 }
 

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::options::CommitPolicy;
 use crate::types::CommitId;
 
-/// A commit that was cut and is not yet durable.
+/// A commit that was cut and is not yet in the log.
 pub(super) struct Pending {
     pub(super) cut: Cut,
     pub(super) ticket: Ticket,
@@ -100,7 +100,7 @@ impl Store {
     /// Makes everything so far durable, atomically with `trainer_state` (bytes of any size), and returns its name.
     ///
     /// Other threads go on training meanwhile, but for the moment of the cut. Cost: the rows touched since the last commit are
-    /// written once, sequentially, and synced.
+    /// written once, sequentially, and synced; of threads that commit at the same time one syncs for all.
     ///
     /// # Errors
     /// A full disk or a failing write: the commit is not durable, nothing is lost, and the next commit first finishes this one.
@@ -115,15 +115,16 @@ impl Store {
     /// As [`Store::commit`].
     pub fn commit_with(&self, trainer_state: impl FnOnce() -> Vec<u8>) -> Result<CommitId> {
         let (mut pending, ticket) = self.engine.cut(trainer_state)?;
-        self.engine.finish(&mut pending)?;
+        self.engine.write(&mut pending)?;
         drop(pending);
+        self.engine.sync_to(ticket.id().sequence)?;
         self.checkpoint_if_outgrown();
         Ok(ticket.id())
     }
 
     /// As [`Store::commit_with`], but returns after the cut; a thread writes and syncs. The ticket says when it is durable.
     ///
-    /// Waits for the commit before it. Rows that change before they are written are kept aside, within the memory budget; when
+    /// Waits until the commit before it is written, but not until it is durable: one sync may serve several. Rows that change before they are written are kept aside, within the memory budget; when
     /// these are too many, training waits.
     ///
     /// # Errors
@@ -131,10 +132,11 @@ impl Store {
     pub fn commit_in_background(&self, trainer_state: impl FnOnce() -> Vec<u8>) -> Result<Ticket> {
         let (pending, ticket) = self.engine.cut(trainer_state)?;
         drop(pending);
-        let engine = Arc::clone(&self.engine);
+        let (engine, sequence) = (Arc::clone(&self.engine), ticket.id().sequence);
         self.in_background("commit", move || {
-            // Another thread may have finished it by now.
-            if let Err(error) = engine.finish(&mut lock(&engine.pending)) {
+            // Another thread may have written it by now.
+            let written = engine.write(&mut lock(&engine.pending));
+            if let Err(error) = written.and_then(|()| engine.sync_to(sequence)) {
                 tracing::error!(%error, "a commit in the background failed");
             }
         })?;
@@ -216,7 +218,12 @@ impl Store {
     pub fn step_commit(&self, keys: usize) -> Result<()> {
         let mut pending = lock(&self.engine.pending);
         let Some(Pending { cut, .. }) = &mut *pending else { return Ok(()) };
-        if self.engine.log.write_some(cut, keys)? { Ok(()) } else { self.engine.finish(&mut pending) }
+        if self.engine.log.write_some(cut, keys)? {
+            return Ok(());
+        }
+        self.engine.write(&mut pending)?;
+        drop(pending);
+        self.engine.sync_to(u64::MAX)
     }
 
     fn in_background(&self, what: &'static str, work: impl FnOnce() + Send + 'static) -> Result<()> {

@@ -1,6 +1,7 @@
 //! What works on behalf of a store, in the foreground and in background threads: commits, checkpoints, the list of commits.
 #![forbid(unsafe_code)]
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -37,9 +38,13 @@ pub(super) struct Engine {
     pub(super) identity: Identity,
     pub(super) catalog: Catalog,
     pub(super) log: Arc<DeltaLog>,
-    /// The commit that was cut and is not yet durable. Whoever holds the lock may finish it.
+    /// The commit that was cut and is not yet in the log. Whoever holds the lock may write it.
     pub(super) pending: Mutex<Option<Pending>>,
+    /// Of the commits that are in the log and were not durable when they came there, oldest first.
+    pub(super) tickets: Mutex<VecDeque<Ticket>>,
     pub(super) retention: Retention,
+    /// The base that a commit made valid when old ones were last removed.
+    pub(super) pruned: Mutex<u64>,
     pub(super) growth: Mutex<Growth>,
     /// A thread was begun to write a base and has not ended.
     pub(super) base_under_way: AtomicBool,
@@ -48,18 +53,21 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    /// Waits for the commit under way, or finishes the one that failed; none begins while the result lives.
+    /// Waits for the commit being written, or goes on with the one that failed; none begins while the result lives.
     pub(super) fn between_commits(&self) -> Result<MutexGuard<'_, Option<Pending>>> {
         // Before the lock: in a forked child nobody may be left to release it.
         self.catalog.context.check_process()?;
         let mut pending = lock(&self.pending);
-        self.finish(&mut pending)?;
+        self.write(&mut pending)?;
         Ok(pending)
     }
 
-    /// Cuts a new commit, once the one before is durable.
+    /// Cuts a new commit, once the one before is in the log.
     pub(super) fn cut(&self, trainer_state: impl FnOnce() -> Vec<u8>) -> Result<(MutexGuard<'_, Option<Pending>>, Ticket)> {
         let mut pending = self.between_commits()?;
+        if self.log.is_behind() {
+            self.sync_to(u64::MAX)?;
+        }
         let cut = Cut::take(&self.log, &self.catalog, trainer_state)?;
         let ticket = Ticket::new(cut.record().id);
         *pending = Some(Pending { cut, ticket: ticket.clone() });
@@ -67,27 +75,36 @@ impl Engine {
         Ok((pending, ticket))
     }
 
-    /// Makes the pending commit durable, if there is one. After an error it stays pending, and a later call goes on with it.
-    pub(super) fn finish(&self, pending: &mut Option<Pending>) -> Result<()> {
+    /// Writes the pending commit, if there is one. After an error it stays pending, and a later call goes on with it.
+    pub(super) fn write(&self, pending: &mut Option<Pending>) -> Result<()> {
         let Some(Pending { cut, ticket }) = pending else { return Ok(()) };
         self.catalog.context.captures.set_stuck(None);
-        match self.log.finish(cut) {
-            Ok(record) => {
-                if let Some(Pending { cut, ticket }) = pending.take() {
-                    if let Err(error) = cut.settle() {
-                        tracing::warn!(%error, "removed rows could not be freed; the next commit tries again");
-                    }
-                    ticket.resolve(Ok(()));
-                }
-                self.prune(&record);
-                Ok(())
-            }
-            Err(error) => {
-                ticket.resolve(Err(error.to_string()));
-                self.catalog.context.captures.set_stuck(Some(error.to_string()));
-                Err(error)
+        if let Err(error) = self.log.finish(cut) {
+            ticket.resolve(Err(error.to_string()));
+            self.catalog.context.captures.set_stuck(Some(error.to_string()));
+            return Err(error);
+        }
+        if let Some(Pending { cut, ticket }) = pending.take() {
+            lock(&self.tickets).push_back(ticket);
+            if let Err(error) = cut.settle() {
+                tracing::warn!(%error, "removed rows could not be freed; the next commit tries again");
             }
         }
+        Ok(())
+    }
+
+    /// Makes the commit of this sequence number durable, once it is in the log, and those written by now with it.
+    pub(super) fn sync_to(&self, sequence: u64) -> Result<()> {
+        let result = self.log.sync_to(sequence);
+        let durable = result.as_ref().map_or(u64::MAX, |record| record.id.sequence);
+        let mut tickets = lock(&self.tickets);
+        while tickets.front().is_some_and(|ticket| ticket.id().sequence <= durable) {
+            let ended = result.as_ref().map(|_| ()).map_err(ToString::to_string);
+            tickets.pop_front().inspect(|ticket| ticket.resolve(ended));
+        }
+        drop(tickets);
+        self.prune(&result?);
+        Ok(())
     }
 
     pub(super) fn commits(&self) -> Result<Vec<CommitId>> {

@@ -132,6 +132,12 @@ impl Store {
         (record.id.sequence > 0).then_some(Commit { id: record.id, hash: record.hash, clock: record.clock, state })
     }
 
+    /// The name of the last durable commit; as [`Store::last_commit`] without its state. Commits in the background may be on their
+    /// way beyond it.
+    pub fn durable_commit(&self) -> Option<CommitId> {
+        Some(self.engine.log.tip().0.id).filter(|id| id.sequence > 0)
+    }
+
     /// The commits of this history that can be opened or restored, oldest first.
     ///
     /// # Errors

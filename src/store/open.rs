@@ -82,6 +82,8 @@ pub(super) fn open(dir: &Path, options: &StoreOptions) -> Result<Store> {
         catalog: rebuilt.catalog,
         log: rebuilt.log,
         pending: Mutex::default(),
+        tickets: Mutex::default(),
+        pruned: Mutex::default(),
         retention: options.retention,
         growth: Mutex::new(growth),
         base_under_way: AtomicBool::new(false),

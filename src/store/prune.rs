@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::engine::Engine;
+use crate::context::lock;
 use crate::error::Result;
 use crate::fs::names;
 use crate::log::CommitRecord;
@@ -12,11 +13,13 @@ use crate::types::At;
 impl Engine {
     /// After a commit that made a base valid. A failure costs disk space, not data: it is logged, and the next one tries again.
     pub(super) fn prune(&self, record: &CommitRecord) {
-        if record.base == 0 {
+        let mut pruned = lock(&self.pruned);
+        if record.base <= *pruned {
             return;
         }
-        if let Err(error) = self.try_prune(record) {
-            tracing::warn!(%error, "old bases and segments could not be removed");
+        match self.try_prune(record) {
+            Ok(()) => *pruned = record.base,
+            Err(error) => tracing::warn!(%error, "old bases and segments could not be removed"),
         }
     }
 

@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 #![allow(dead_code, reason = "each test uses a part")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ pub(crate) struct Driver {
     /// The last commit that was reported durable, and those cut since.
     acked: u64,
     cut: Vec<u64>,
-    ticket: Option<Ticket>,
+    tickets: VecDeque<(u64, Ticket)>,
 }
 
 struct Open {
@@ -102,8 +102,9 @@ impl Driver {
                 Err(error) => return Ok(Err(error)),
             }
         }
-        (self.acked, self.ticket) = (state, None);
+        self.acked = state;
         self.cut.clear();
+        self.tickets.clear();
         Ok(Ok(state))
     }
 
@@ -142,26 +143,24 @@ impl Driver {
     fn commit(&mut self, open: &Open, state: u64) -> Result<(), Error> {
         self.note(open, state)?;
         open.store.commit(&state.to_le_bytes())?;
-        (self.acked, self.ticket) = (state, None);
+        self.acked = state;
         self.cut.clear();
+        self.tickets.clear();
         Ok(())
     }
 
     fn begin(&mut self, open: &Open, state: u64) -> Result<(), Error> {
         self.note(open, state)?;
-        let ticket = open.store.begin_commit(&state.to_le_bytes())?;
-        // The one before is durable by now.
+        self.tickets.push_back((state, open.store.begin_commit(&state.to_le_bytes())?));
         self.settle();
-        self.ticket = Some(ticket);
         Ok(())
     }
 
     fn settle(&mut self) {
-        if self.ticket.take_if(|ticket| ticket.is_durable()).is_some()
-            && let Some(first) = self.cut.first().copied()
-        {
-            self.acked = first;
-            self.cut.remove(0);
+        let durable = self.tickets.iter().take_while(|(_, ticket)| ticket.is_durable()).count();
+        if let Some((state, _)) = self.tickets.drain(..durable).next_back() {
+            self.acked = state;
+            self.cut.retain(|cut| *cut > state);
         }
     }
 }

@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "fuzzing uses a part")]
 
 use std::collections::BTreeMap;
+#[cfg(feature = "testing")]
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 #[cfg(feature = "testing")]
 use std::sync::Arc;
@@ -130,7 +132,7 @@ struct Run {
     now: u32,
     commits: Vec<(CommitId, Model)>,
     #[cfg(feature = "testing")]
-    pending: Option<(Ticket, Model)>,
+    pending: VecDeque<(Ticket, Model)>,
 }
 
 impl Run {
@@ -167,10 +169,6 @@ impl Run {
     fn open(&mut self, options: StoreOptions) {
         self.table = None;
         self.store = None;
-        #[cfg(feature = "testing")]
-        {
-            self.pending = None;
-        }
         let store = Store::open(self.dir().join("store"), options).unwrap();
         self.table = Some(store.create_table(self.schema()).unwrap());
         self.store = Some(store);
@@ -253,7 +251,7 @@ impl Run {
     fn begin_commit(&mut self) {
         let ticket = self.store().begin_commit(b"in steps").unwrap();
         self.settle();
-        self.pending = Some((ticket, self.model.clone()));
+        self.pending.push_back((ticket, self.model.clone()));
     }
 
     #[cfg(feature = "testing")]
@@ -265,9 +263,8 @@ impl Run {
     /// A pending commit counts from when its ticket says so, with the rows that there were at its cut.
     #[cfg(feature = "testing")]
     fn settle(&mut self) {
-        if let Some((ticket, model)) = self.pending.take_if(|(ticket, _)| ticket.is_durable()) {
-            self.commits.push((ticket.id(), model));
-        }
+        let durable = self.pending.iter().take_while(|(ticket, _)| ticket.is_durable()).count();
+        self.commits.extend(self.pending.drain(..durable).map(|(ticket, model)| (ticket.id(), model)));
     }
 
     #[cfg(not(feature = "testing"))]
@@ -279,8 +276,21 @@ impl Run {
     #[cfg(not(feature = "testing"))]
     fn settle(&mut self) {}
 
+    /// A pending commit that came into the log may come back, with those before it, although nobody was told that it is durable.
+    #[cfg(feature = "testing")]
+    fn settle_what_came_back(&mut self) {
+        let last = self.store().last_commit().map(|commit| commit.id);
+        let came = self.pending.iter().position(|(ticket, _)| Some(ticket.id()) == last).map_or(0, |at| at + 1);
+        self.commits.extend(self.pending.drain(..came).map(|(ticket, model)| (ticket.id(), model)));
+        self.pending.clear();
+    }
+
+    #[cfg(not(feature = "testing"))]
+    fn settle_what_came_back(&mut self) {}
+
     /// A crash forgets what no commit holds; event time goes on, as the clock of the world does.
     fn back_to_last_commit(&mut self) {
+        self.settle_what_came_back();
         self.model = self.commits.last().map(|(_, model)| model.clone()).unwrap_or_default();
         assert_eq!(self.store().last_commit().map(|commit| commit.id), self.commits.last().map(|(id, _)| *id));
         self.now = self.now.min(self.model.clock.max(START) + 1000);
@@ -377,7 +387,7 @@ pub(crate) fn run(ops: &[Op], rules: Rules, place: Place, hot: Option<usize>) {
         now: START,
         commits: Vec::new(),
         #[cfg(feature = "testing")]
-        pending: None,
+        pending: VecDeque::new(),
     };
     let options = hot.map_or(run.options(), |hot| run.options().hot_rows(hot));
     run.open(options.shards(2));
