@@ -5,10 +5,13 @@
 #[path = "../src/bin/embedrock/bench/mod.rs"]
 mod bench;
 #[path = "../src/bin/embedrock/output.rs"]
-#[allow(dead_code, reason = "shared with the command line, which needs more of it")]
+#[allow(dead_code, unused_imports, reason = "shared with the command line, which needs more of it")]
 mod output;
 #[path = "peers/rocks.rs"]
 mod rocks;
+#[path = "../src/bin/embedrock/text.rs"]
+#[allow(dead_code, reason = "shared with the command line, which needs more of it")]
+mod text;
 
 use clap::Parser;
 

@@ -52,12 +52,15 @@ impl Catalog {
     pub(crate) fn create(&self, schema: TableSchema, log: impl FnOnce(TableId) -> Result<()>) -> Result<Arc<TableInner>> {
         let mut tables = write(&self.tables);
         let id = TableId(tables.next);
+        let Some(next) = tables.next.checked_add(1) else {
+            return Err(Error::InvalidSchema { table: schema.name().to_owned(), what: "no number is left for a table".into() });
+        };
         let table = Arc::new(TableInner::new(id, schema, Arc::clone(&self.context), self.shards)?);
         if let Err(error) = log(id) {
             let _ = self.context.cold.drop_table(id);
             return Err(error);
         }
-        tables.next += 1;
+        tables.next = next;
         tables.by_id.insert(id, Arc::clone(&table));
         Ok(table)
     }
@@ -76,7 +79,13 @@ impl Catalog {
             Frame::CreateTable { table, schema } => self.load_table(*table, schema),
             Frame::DropTable { table } => Ok(self.drop_table(*table)?),
             Frame::Settings { table, schema } => {
-                self.need(*table)?.set_schema(TableSchema::decode(schema)?);
+                let (table, schema) = (self.need(*table)?, TableSchema::decode(schema)?);
+                let known = table.schema();
+                if known.name() != schema.name() {
+                    return Err(LoadError::Invalid(format!("table '{}' becomes '{}'", known.name(), schema.name())));
+                }
+                known.check_same_identity(&schema).map_err(|error| error.to_string())?;
+                table.set_schema(schema);
                 Ok(())
             }
             Frame::Rows { table, lanes, images } => {

@@ -35,6 +35,7 @@ pub(crate) struct BasePlan<'a> {
 
 /// Writes base `number` and publishes it. On an error nothing is left but a `tmp-` directory that the next open removes.
 pub(crate) fn write_base(plan: &BasePlan<'_>, catalog: &Catalog) -> Result<Manifest> {
+    names::check_number(plan.number, &names::base(plan.dir, plan.number))?;
     let temporary = names::temporary(plan.dir, &format!("base-{}", plan.number));
     if plan.fs.exists(&temporary)? {
         plan.fs.remove_dir_all(&temporary)?;

@@ -145,7 +145,7 @@ impl StoreOptions {
         self
     }
 
-    /// Worker threads for large batches; 0, the default, for one a core, 1 for none beside the caller.
+    /// Worker threads for large batches, at most 1,024; 0, the default, for one a core, 1 for none beside the caller.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;

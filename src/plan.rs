@@ -36,12 +36,12 @@ pub struct Plan {
 /// ```
 pub fn plan(rows: u64, dim: usize, optimizer: &Optimizer) -> Plan {
     let row_bytes = TableSchema::new("plan", dim).optimizer(*optimizer).row_bytes() as u64;
-    let hot_row_bytes = row_bytes + META_BYTES + INDEX_BYTES;
+    let hot_row_bytes = row_bytes.saturating_add(META_BYTES + INDEX_BYTES);
     Plan {
         row_bytes,
         hot_row_bytes,
         memory_bytes: rows.saturating_mul(hot_row_bytes),
-        cold_bytes: rows.saturating_mul(row_bytes + COLD_OVERHEAD_BYTES),
-        base_bytes: rows.saturating_mul(row_bytes + crate::shard::IMAGE_HEADER_BYTES as u64),
+        cold_bytes: rows.saturating_mul(row_bytes.saturating_add(COLD_OVERHEAD_BYTES)),
+        base_bytes: rows.saturating_mul(row_bytes.saturating_add(crate::shard::IMAGE_HEADER_BYTES as u64)),
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::catalog::Catalog;
 use crate::checkpoint::{BasePlan, write_base};
 use crate::error::{Error, Result};
-use crate::fs::{self, Fs, RealFs, names};
+use crate::fs::{Fs, names};
 use crate::log::{Mark, MarkRecord};
 use crate::options::StoreOptions;
 use crate::recovery::{Identity, Rebuilt, Site, choose, rebuild, survey};
@@ -106,14 +106,14 @@ impl Restore {
     /// # Errors
     /// As [`restore`]; [`Error::UnknownTable`] for a table that the commit does not have.
     pub fn to(&self, target: impl AsRef<Path>) -> Result<RestoreReport> {
-        let (fs, target) = (RealFs, target.as_ref());
+        let (fs, target) = (&*self.options.fs, target.as_ref());
         if fs.exists(target)? {
             return Err(Error::TargetExists { path: target.to_path_buf() });
         }
-        let parent = fs::parent(target);
+        let parent = crate::fs::parent(target);
         let name = target.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         self.rebuild_in(&names::temporary(parent, &format!("restore-{name}")), &|temporary, identity, rebuilt| {
-            write_store(&fs, temporary, identity, &rebuilt)?;
+            write_store(fs, temporary, identity, &rebuilt)?;
             drop(rebuilt);
             fs.remove_dir_all(&names::live(temporary))?;
             fs.rename(temporary, target)?;
@@ -132,15 +132,16 @@ impl Restore {
             drop(rebuilt);
             Ok(())
         });
-        match RealFs.remove_dir_all(&temporary) {
-            Err(error) if report.is_ok() && RealFs.exists(&temporary)? => Err(error),
+        let fs = &*self.options.fs;
+        match fs.remove_dir_all(&temporary) {
+            Err(error) if report.is_ok() && fs.exists(&temporary)? => Err(error),
             _ => report,
         }
     }
 
     /// Rebuilds the commit with its live directory in `temporary`, which is removed again if that, or `then`, fails.
     fn rebuild_in(&self, temporary: &Path, then: &dyn Fn(&Path, Identity, Rebuilt) -> Result<()>) -> Result<RestoreReport> {
-        let fs: Arc<dyn Fs> = Arc::new(RealFs);
+        let fs = Arc::clone(&self.options.fs);
         let source = &*self.source;
         if !fs.exists(&names::identity(source))? {
             return Err(Error::NotAStore { path: source.to_path_buf(), why: "it has no IDENTITY file".into() });

@@ -108,12 +108,12 @@ impl TableSchema {
 
     /// f32s of a row: the embedding and the optimizer state.
     pub fn lanes(&self) -> usize {
-        self.dim + self.optimizer.state_len(self.dim)
+        self.dim.saturating_add(self.optimizer.state_len(self.dim))
     }
 
     /// Bytes of a row: the embedding and the optimizer state.
     pub fn row_bytes(&self) -> usize {
-        self.lanes() * 4
+        self.lanes().saturating_mul(4)
     }
 
     pub(crate) fn optimizer_ref(&self) -> &Optimizer {

@@ -9,9 +9,10 @@ pub use crate::fs::{CrashMode, DirEntry, FaultKind, FaultSpan, Fs, LockGuard, Re
 pub use crate::plant::{Bug, plant};
 
 use crate::codec::crc;
+use crate::cold::{TWIN_ROWS, repair_twin};
 use crate::error::Result;
 use crate::fs::names;
-use crate::log::{CommitRecord, Event, Frame, LogReader, repair};
+use crate::log::{CommitRecord, Event, Frame, LogReader, Renamed, repair, repair_base};
 use crate::manifest::{FileSum, Manifest};
 use crate::schema::TableSchema;
 use crate::shard::{read_lanes, split_cold};
@@ -56,7 +57,7 @@ pub fn disk_of(files: &BTreeMap<PathBuf, Vec<u8>>) -> Result<SimFs> {
 pub fn walk_segment(bytes: &[u8], repaired: bool) -> [usize; 3] {
     let mut bytes = bytes.to_vec();
     if repaired {
-        repair(&mut bytes, &mut BTreeMap::new());
+        repair(&mut bytes, &mut Renamed::new());
     }
     let length = bytes.len() as u64;
     let Ok(fs) = disk_of(&BTreeMap::from([(LONE.into(), bytes)])) else { return [0; 3] };
@@ -116,7 +117,7 @@ pub fn round_trips(bytes: &[u8]) {
 
 /// Makes every checksum of the store in `dir` right again after its files were changed.
 pub fn repair_store(files: &mut BTreeMap<PathBuf, Vec<u8>>, dir: &Path) {
-    let mut renamed = BTreeMap::new();
+    let mut renamed = Renamed::new();
     for (_, bytes) in files.iter_mut().filter(|(path, _)| path.starts_with(names::logs(dir))) {
         repair(bytes, &mut renamed);
     }
@@ -131,14 +132,17 @@ pub fn repair_store(files: &mut BTreeMap<PathBuf, Vec<u8>>, dir: &Path) {
     for path in manifests {
         let base = path.parent().unwrap_or(&path).to_path_buf();
         if let Some(hot) = files.get_mut(&base.join(names::HOT_ROWS)) {
-            repair(hot, &mut renamed);
+            repair_base(hot, &renamed);
+        }
+        if let Some(rows) = files.get_mut(&base.join(names::COLD).join(TWIN_ROWS)) {
+            repair_twin(rows);
         }
         repair_manifest(files, &path, &base, &renamed);
     }
 }
 
 /// The checksum of a manifest; and, where it decodes, its sums of files and the commit that it names.
-fn repair_manifest(files: &mut BTreeMap<PathBuf, Vec<u8>>, path: &Path, base: &Path, renamed: &BTreeMap<[u8; 16], [u8; 16]>) {
+fn repair_manifest(files: &mut BTreeMap<PathBuf, Vec<u8>>, path: &Path, base: &Path, renamed: &Renamed) {
     let Some(bytes) = files.get_mut(path) else { return };
     if let Some(hash) = bytes.get_mut(BEGIN_HASH)
         && let Some(new) = renamed.get(&*hash)

@@ -1,4 +1,4 @@
-//! Writes first inputs for `segment` and `records`, from a store that a seeded workload made: `cargo run --release --example seeds`.
+//! Writes first inputs for `segment`, `records` and `cold`, from a store that a seeded workload made: `cargo run --release --example seeds`.
 
 #[path = "../../tests/driver/mod.rs"]
 mod driver;
@@ -14,6 +14,7 @@ fn main() {
         let name = path.file_name().unwrap().to_string_lossy().replace('.', "-");
         let (target, input) = match () {
             () if name.ends_with("log") || name == "hot-rows" => ("segment", [&[1], bytes.as_slice()].concat()),
+            () if name == "twin-rows" && path.starts_with("/disk/store/base") => ("cold", [&[1], bytes.as_slice()].concat()),
             // Its checksum is made anew.
             () if name == "MANIFEST" => ("records", bytes[..bytes.len() - 4].to_vec()),
             () => continue,

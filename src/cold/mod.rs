@@ -31,6 +31,11 @@ mod rows;
 mod suite;
 pub(crate) mod twin;
 
+#[cfg(feature = "testing")]
+pub(crate) use rows::repair as repair_twin;
+#[cfg(feature = "testing")]
+pub(crate) use twin::FILE as TWIN_ROWS;
+
 /// The bytes of a value's time, ahead of its row.
 pub(crate) const TIME_BYTES: usize = 4;
 

@@ -14,7 +14,8 @@ use crate::error::{Error, Result};
 use crate::fs::Fs;
 use crate::types::{TableId, UnixSeconds, mix};
 
-const FILE: &str = "twin.rows";
+/// The file of a checkpoint.
+pub(crate) const FILE: &str = "twin.rows";
 /// What a row takes beside its value, roughly.
 const ROW_BYTES: usize = 32;
 

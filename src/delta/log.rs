@@ -174,6 +174,8 @@ impl DeltaLog {
 
     fn create_segment(&self, state: &mut State) -> Result<LogWriter> {
         let number = state.tip.next_segment;
+        let path = names::segment(&self.dir, number);
+        names::check_number(number, &path)?;
         let header = SegmentHeader {
             store: self.uuid,
             segment: number,
@@ -184,7 +186,7 @@ impl DeltaLog {
         };
         // Never used again, even if the creation fails half way.
         state.tip.next_segment += 1;
-        LogWriter::create(&*self.fs, &names::segment(&self.dir, number), &header)
+        LogWriter::create(&*self.fs, &path, &header)
     }
 
     /// Writes what a cut still owes the log and closes its delta. The commit is durable with the next [`DeltaLog::sync_to`].

@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::error::{Error, Result};
+
 /// The manifest inside a base.
 pub(crate) const MANIFEST: &str = "MANIFEST";
 /// The hot rows inside a base.
@@ -12,11 +14,18 @@ pub(crate) const COLD: &str = "cold";
 
 const TEMPORARY_PREFIX: &str = "tmp-";
 const TRASH_PREFIX: &str = "trash-";
+/// The largest number of a segment or a base: far beyond any store's, far from the end of numbers.
+const MAX_NUMBER: u64 = u64::MAX / 2;
 const SEGMENT_SUFFIX: &str = ".log";
 
 /// Which store this is.
 pub(crate) fn identity(store: &Path) -> PathBuf {
     store.join("IDENTITY")
+}
+
+/// Refuses a number that [`parse_segment`] and [`parse_base`] would not take.
+pub(crate) fn check_number(number: u64, path: &Path) -> Result<()> {
+    if number <= MAX_NUMBER { Ok(()) } else { Err(Error::corrupt(path, 0, "no number is left for this file")) }
 }
 
 /// Held by the process that has the store open.
@@ -59,10 +68,11 @@ pub(crate) fn parse_base(name: &str) -> Option<u64> {
     parse_number(name)
 }
 
-/// Only what the functions above write: no second spelling of a number.
+/// Only what the functions above write: no second spelling of a number, and none after which no other could come.
 fn parse_number(text: &str) -> Option<u64> {
     let plain = text.len() == 8 || (text.len() > 8 && !text.starts_with('0'));
-    (plain && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok()).flatten()
+    let number = (plain && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok()).flatten();
+    number.filter(|number| *number <= MAX_NUMBER)
 }
 
 /// The live cold tier: a cache, made anew at every open.
@@ -96,7 +106,7 @@ mod tests {
     #[test]
     fn numbers_go_to_names_and_back() {
         let store = Path::new("s");
-        for number in [0, 1, 99_999_999, 100_000_000, u64::MAX] {
+        for number in [0, 1, 99_999_999, 100_000_000, MAX_NUMBER] {
             assert_eq!(parse_segment(name(&segment(store, number))), Some(number));
             assert_eq!(parse_base(name(&base(store, number))), Some(number));
         }
@@ -106,7 +116,9 @@ mod tests {
         {
             assert_eq!(parse_segment(other), None, "{other}");
         }
-        assert_eq!(parse_base("99999999999999999999"), None);
+        for other in ["99999999999999999999", &u64::MAX.to_string(), &(MAX_NUMBER + 1).to_string()] {
+            assert_eq!(parse_base(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! copy fails its checksum.
 #![forbid(unsafe_code)]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::codec::{Reader, crc};
 use crate::error::{Error, Result};
@@ -26,6 +26,7 @@ pub(crate) struct MarkRecord {
 
 /// The mark, open to publish.
 pub(crate) struct Mark {
+    path: PathBuf,
     file: Box<dyn WriteFile>,
     counter: u64,
 }
@@ -40,12 +41,13 @@ impl Mark {
             fs::write_atomic(fs, path, &bytes)?;
         }
         let newest = copies(fs, path)?.into_iter().flatten().map(|(counter, _)| counter).max().unwrap_or(0);
-        Ok(Mark { file: fs.open_write(path)?, counter: newest })
+        Ok(Mark { path: path.to_path_buf(), file: fs.open_write(path)?, counter: newest })
     }
 
     /// Publishes; the older copy is overwritten.
     pub(crate) fn publish(&mut self, record: MarkRecord) -> Result<()> {
-        let counter = self.counter + 1;
+        let no_more = || Error::corrupt(&self.path, 0, format!("a mark with number {} can have no successor", self.counter));
+        let counter = self.counter.checked_add(1).ok_or_else(no_more)?;
         self.file.write_at((counter % 2) * COPY_BYTES as u64, &encode(counter, &record))?;
         self.counter = counter;
         Ok(())

@@ -15,6 +15,6 @@ pub(crate) use mark::{Mark, MarkRecord};
 pub(crate) use reader::{Event, LogReader};
 pub(crate) use record::CommitRecord;
 #[cfg(feature = "testing")]
-pub(crate) use repair::repair;
+pub(crate) use repair::{Renamed, repair, repair_base};
 pub(crate) use segment::{HEADER_BYTES, SegmentHeader};
 pub(crate) use writer::LogWriter;

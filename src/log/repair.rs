@@ -13,9 +13,33 @@ use crate::types::CommitHash;
 /// Where a header has the hash of the commit that it follows.
 const PARENT_HASH: std::ops::Range<usize> = 60..76;
 
-/// Repairs header and frames as far as their lengths lead. `renamed` maps the hashes of commits, which change with the bytes
-/// below them, from segment to segment.
-pub(crate) fn repair(bytes: &mut [u8], renamed: &mut BTreeMap<[u8; 16], [u8; 16]>) {
+/// Hashes of commits as they were and as they are: they change with the bytes below them, from segment to segment.
+pub(crate) type Renamed = BTreeMap<[u8; 16], [u8; 16]>;
+
+/// Repairs a segment's header and frames as far as their lengths lead.
+pub(crate) fn repair(bytes: &mut [u8], renamed: &mut Renamed) {
+    let mut found = Renamed::new();
+    repair_with(bytes, renamed, |record, parent, frames, chain| {
+        let mut sealed = CommitRecord { parent: CommitHash(parent), frames, ..record.clone() };
+        sealed.seal(chain);
+        found.insert(record.hash.0, sealed.hash.0);
+        sealed
+    });
+    renamed.append(&mut found);
+}
+
+/// Repairs the hot rows of a base: they end in a record of the log, whose hash is not theirs.
+pub(crate) fn repair_base(bytes: &mut [u8], renamed: &Renamed) {
+    let rename = |hash: CommitHash| CommitHash(*renamed.get(&hash.0).unwrap_or(&hash.0));
+    repair_with(bytes, renamed, |record, _, _, _| CommitRecord {
+        parent: rename(record.parent),
+        hash: rename(record.hash),
+        ..record.clone()
+    });
+}
+
+/// `mend` makes a commit's record right, given it, its parent's hash, the frames before it, and the checksum before it.
+fn repair_with(bytes: &mut [u8], renamed: &Renamed, mut mend: impl FnMut(&CommitRecord, [u8; 16], u64, u32) -> CommitRecord) {
     let Some((header, mut rest)) = bytes.split_at_mut_checked(HEADER_BYTES) else { return };
     let mut parent = [0; 16];
     parent.copy_from_slice(&header[PARENT_HASH]);
@@ -29,11 +53,9 @@ pub(crate) fn repair(bytes: &mut [u8], renamed: &mut BTreeMap<[u8; 16], [u8; 16]
         let Some((payload, next)) = behind.split_at_mut_checked(length) else { return };
         match CommitRecord::decode(payload).filter(|_| head[4] == COMMIT) {
             Some(record) => {
-                let mut sealed = CommitRecord { parent: CommitHash(parent), frames, ..record.clone() };
-                sealed.seal(chain);
-                payload.copy_from_slice(&sealed.encode());
-                renamed.insert(record.hash.0, sealed.hash.0);
-                (parent, frames) = (sealed.hash.0, 0);
+                let mended = mend(&record, parent, frames, chain);
+                payload.copy_from_slice(&mended.encode());
+                (parent, frames) = (mended.hash.0, 0);
             }
             None => frames += 1,
         }

@@ -205,8 +205,8 @@ impl Optimizer {
             Rule::Sgd(_) => 0,
             Rule::Adagrad(_) => dim,
             Rule::RowwiseAdagrad(_) => 1,
-            Rule::Adam(_) => 2 * dim + 2,
-            Rule::Ftrl(_) => 2 * dim,
+            Rule::Adam(_) => dim.saturating_mul(2).saturating_add(2),
+            Rule::Ftrl(_) => dim.saturating_mul(2),
         }
     }
 

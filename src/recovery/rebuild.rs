@@ -35,6 +35,9 @@ const LARGE_BUDGET_BYTES: usize = 4 << 30;
 /// The most shards: more would be mostly empty.
 const MAX_SHARDS: usize = 4096;
 
+/// The most threads: beyond the cores they only wait.
+const MAX_THREADS: usize = 1024;
+
 /// Which store to rebuild, and where its live cold tier goes.
 pub(crate) struct Site<'a> {
     pub(crate) fs: Arc<dyn Fs>,
@@ -122,6 +125,7 @@ fn attempt(
 /// Refuses options that no store can be opened with, before anything is on disk.
 pub(crate) fn check_options(options: &StoreOptions) -> Result<()> {
     shards(options)?;
+    check_threads(options.threads)?;
     Budget::new(options.memory_budget).reserve(capture_bytes(options) + if options.twin { 0 } else { cold_bytes(options) })
 }
 
@@ -147,6 +151,11 @@ fn shards(options: &StoreOptions) -> Result<usize> {
         shards @ 1..=MAX_SHARDS => Ok(shards),
         shards => Err(Error::InvalidOption { option: "shards", what: format!("{shards} is not within 1 to {MAX_SHARDS}") }),
     }
+}
+
+fn check_threads(threads: usize) -> Result<()> {
+    let what = format!("{threads} is more than {MAX_THREADS}");
+    if threads <= MAX_THREADS { Ok(()) } else { Err(Error::InvalidOption { option: "threads", what }) }
 }
 
 fn pool(threads: usize) -> Result<Option<rayon::ThreadPool>> {

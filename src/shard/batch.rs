@@ -3,11 +3,11 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::image::{read_lanes, split_cold};
+use super::image::{misfit, read_lanes, split_cold};
 use super::{Env, Shard, index_hash};
 use crate::admission::Draw;
 use crate::context::Context;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::index::TOMBSTONE_BIT;
 use crate::optimizer::Step;
 use crate::plant::{Bug, planted};
@@ -193,10 +193,8 @@ impl Shard {
         self.reserve(env, places.len())?;
         for &(at, start, length) in &places {
             let unique = &mut uniques[missing[at].1 as usize];
-            let (time, lanes) = split_cold(&values[start..start + length], env.schema.lanes()).ok_or_else(|| Error::Cold {
-                action: "read a row",
-                message: format!("key {} has {length} bytes, expected {}", unique.key, env.schema.row_bytes() + 4),
-            })?;
+            let (time, lanes) = split_cold(&values[start..start + length], env.schema.lanes())
+                .ok_or_else(|| misfit(unique.key, length, env.schema.lanes()))?;
             let row = self.slab.allocate().ok_or_else(|| env.context.budget.too_small(env.schema.row_bytes()))?;
             read_lanes(lanes, self.slab.row_mut(row));
             let meta = self.slab.meta_mut(row);

@@ -1,6 +1,7 @@
 //! The after-image of a row: its key, time and lanes, as they stand in a log and, without the key, in the cold tier.
 #![forbid(unsafe_code)]
 
+use crate::error::Error;
 use crate::types::{Key, UnixSeconds};
 
 /// Bytes of an image before its lanes: key, time, four zero bytes.
@@ -35,4 +36,10 @@ pub(crate) fn read_lanes(bytes: &[u8], lanes: &mut [f32]) {
 pub(crate) fn split_cold(value: &[u8], lanes: usize) -> Option<(UnixSeconds, &[u8])> {
     let (time, lane_bytes) = value.split_first_chunk::<COLD_HEADER_BYTES>()?;
     (lane_bytes.len() == lanes * 4).then(|| (u32::from_le_bytes(*time), lane_bytes))
+}
+
+/// What a cold value is that [`split_cold`] refuses: never a row that is not there.
+pub(crate) fn misfit(key: Key, bytes: usize, lanes: usize) -> Error {
+    let message = format!("key {key} has {bytes} bytes, expected {}", COLD_HEADER_BYTES + lanes * 4);
+    Error::Cold { action: "read a row", message }
 }

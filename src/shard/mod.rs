@@ -9,7 +9,7 @@ mod load;
 
 pub(crate) use batch::{Batch, Op, Plan};
 pub(crate) use capture::{Part, Scan};
-pub(crate) use image::{IMAGE_HEADER_BYTES, push_image, read_lanes, split_cold};
+pub(crate) use image::{IMAGE_HEADER_BYTES, misfit, push_image, read_lanes, split_cold};
 
 use crate::admission::Counts;
 use crate::cold::ColdTier;

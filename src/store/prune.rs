@@ -42,7 +42,10 @@ impl Engine {
         // The segment that holds the base's commit stays: the history must be seen to begin there.
         let held_by =
             chain.commits.iter().find(|(_, placed)| placed.record.id == begin).map(|(at, _)| survey.segments[*at].number);
-        let first_segment = held_by.unwrap_or(oldest_kept.first_segment);
+        // Where it is not in the log, all of the history follows it; a manifest's word alone removes nothing.
+        let begins = chain.commits.first().map(|(at, _)| &survey.segments[*at]).or(survey.segments.last());
+        let most = begins.map_or(0, |segment| segment.number);
+        let first_segment = held_by.unwrap_or(oldest_kept.first_segment.min(most));
         for base in survey.bases.iter().filter(|base| base.number < number) {
             let trash = names::trash(&self.dir, &format!("base-{}", base.number));
             fs.rename(&names::base(&self.dir, base.number), &trash)?;

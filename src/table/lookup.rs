@@ -9,7 +9,7 @@ use crate::context::read;
 use crate::error::{Error, Result};
 use crate::expiry::Expiry;
 use crate::schema::{Missing, TableSchema};
-use crate::shard::{Found, Shard, read_lanes, shard_of, split_cold};
+use crate::shard::{Found, Shard, misfit, read_lanes, shard_of, split_cold};
 use crate::types::{Key, mix};
 
 /// Keys between the fetch of an index line and its use, and again between the fetch of a row and its use: enough for all the
@@ -157,16 +157,22 @@ impl TableInner {
             wanted.sort_unstable();
             let mixed: Vec<u64> = wanted.iter().map(|&(mixed, _)| mixed).collect();
             self.counters.cold_reads.fetch_add(mixed.len() as u64, Ordering::Relaxed);
+            let mut odd = None;
             self.context.cold.get_many(self.id, &mixed, &mut |at, value| {
                 let position = wanted[at].1 as usize;
-                if let Some((time, bytes)) = split_cold(value, schema.lanes())
-                    && !schema.expiry_ref().expired(time, clock)
-                {
+                let Some((time, bytes)) = split_cold(value, schema.lanes()) else {
+                    odd = Some((part.keys[position], value.len()));
+                    return;
+                };
+                if !schema.expiry_ref().expired(time, clock) {
                     read_lanes(bytes, &mut part.rows[position * dim..(position + 1) * dim]);
                     part.found[position] = true;
                     hits += 1;
                 }
             })?;
+            if let Some((key, length)) = odd {
+                return Err(misfit(key, length, schema.lanes()));
+            }
         }
         for (_, position) in wanted {
             let position = position as usize;

@@ -13,7 +13,7 @@ use crate::context::{Context, read, write};
 use crate::error::{Error, Result};
 use crate::expiry::Expiry;
 use crate::schema::TableSchema;
-use crate::shard::{Counters, Env, Plan, Shard, shard_of, split_cold};
+use crate::shard::{Counters, Env, Plan, Shard, misfit, shard_of, split_cold};
 use crate::types::{Key, TableId, UnixSeconds, mix, unmix};
 
 /// Bytes of a slab's chunk: small tables in small budgets take small ones.
@@ -158,8 +158,7 @@ impl TableInner {
         self.context.cold.scan(self.id, &mut |mixed, value| {
             let key = unmix(mixed);
             let Some((time, bytes)) = split_cold(value, lanes.len()) else {
-                let message = format!("key {key} has {} bytes, expected {}", value.len(), lanes.len() * 4 + 4);
-                return Err(Error::Cold { action: "read a row", message });
+                return Err(misfit(key, value.len(), lanes.len()));
             };
             if schema.expiry_ref().expired(time, clock) || read(self.shard(key)).get(key).is_some() {
                 return Ok(());

@@ -223,7 +223,7 @@ impl TableInner {
     fn demote_to_cap(&self, schema: &TableSchema) {
         let Some(cap) = self.context.hot_rows else { return };
         for (at, shard) in self.shards.iter().enumerate() {
-            let share = (cap + at) / self.shards.len();
+            let share = cap.saturating_add(at) / self.shards.len();
             if read(shard).hot_rows() > share
                 && let Err(error) = write(shard).demote_to(&self.env(schema), share)
             {

@@ -10,6 +10,7 @@ mod inspect;
 mod output;
 mod plan;
 mod restore;
+mod text;
 mod train;
 mod verify;
 

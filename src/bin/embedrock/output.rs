@@ -1,7 +1,7 @@
-//! What the subcommands share: sizes, JSON, optimizers by name.
+//! What the subcommands share: how they end, lines, JSON.
 #![forbid(unsafe_code)]
 
-use embedrock::Optimizer;
+pub(crate) use crate::text::{bytes, count, optimizer, size};
 
 /// Prints a line to standard output. A reader that went away is an error like any other, not a panic.
 macro_rules! say {
@@ -19,57 +19,8 @@ pub(crate) fn done() -> Outcome {
     Ok(std::process::ExitCode::SUCCESS)
 }
 
-/// Parses `64MiB`, `4GiB`, `1500000`.
-pub(crate) fn size(text: &str) -> Result<usize, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit: usize = match &text[digits.len()..] {
-        _ if digits.is_empty() => return Err(format!("'{text}' is no size: write e.g. 64MiB")),
-        "" | "B" => 1,
-        "KiB" | "K" => 1 << 10,
-        "MiB" | "M" => 1 << 20,
-        "GiB" | "G" => 1 << 30,
-        other => return Err(format!("'{other}' is no unit: use KiB, MiB or GiB")),
-    };
-    let number: usize = digits.parse().map_err(|_| format!("'{text}' is no size: write e.g. 64MiB"))?;
-    number.checked_mul(unit).ok_or_else(|| format!("'{text}' is too large"))
-}
-
-/// `1.5 GiB`.
-pub(crate) fn bytes(count: u64) -> String {
-    let units = [("GiB", 1u64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-    match units.iter().find(|(_, unit)| count >= *unit) {
-        Some((name, unit)) => format!("{:.1} {name}", count as f64 / *unit as f64),
-        None => format!("{count} B"),
-    }
-}
-
-/// `12,345,678`.
-pub(crate) fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut grouped = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
-}
-
 /// Prints a value as JSON.
 pub(crate) fn json(value: &impl serde::Serialize) -> Result<(), Box<dyn std::error::Error>> {
     say!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
-}
-
-/// An optimizer by its name.
-pub(crate) fn optimizer(name: &str) -> Result<Optimizer, String> {
-    match name {
-        "sgd" => Ok(Optimizer::sgd(0.01)),
-        "adagrad" => Ok(Optimizer::adagrad(0.05)),
-        "rowwise-adagrad" => Ok(Optimizer::rowwise_adagrad(0.05)),
-        "adam" => Ok(Optimizer::adam(0.001)),
-        "ftrl" => Ok(Optimizer::ftrl(0.05)),
-        _ => Err("choose sgd, adagrad, rowwise-adagrad, adam or ftrl".into()),
-    }
 }
