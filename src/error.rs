@@ -124,6 +124,14 @@ pub enum Error {
         /// The number of keys of the call.
         keys: usize,
     },
+    /// Offsets that do not divide the keys into bags.
+    #[error("offset {position} of the bags {what}: give one offset more than bags, from 0 up to the number of keys")]
+    InvalidOffsets {
+        /// Its place among the offsets.
+        position: usize,
+        /// What it is, and what was expected.
+        what: String,
+    },
     /// A gradient or a row is NaN or infinite; nothing of the batch was applied.
     #[error(
         "{what} of key {key} is not finite (position {position} of the batch): nothing was applied; clip it, or allow it with StoreOptions::allow_non_finite"

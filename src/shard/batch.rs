@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::image::{misfit, read_lanes, split_cold};
-use super::{Env, Shard, index_hash};
+use super::{Env, Shard, Values, index_hash};
 use crate::admission::Draw;
 use crate::context::Context;
 use crate::error::Result;
@@ -226,7 +226,7 @@ impl Shard {
     }
 
     /// Applies what was prepared; returns the change in the number of rows and the rows touched.
-    pub(crate) fn apply(&mut self, env: &Env<'_>, batch: Batch, values: &[f32], plan: &mut Plan) -> (i64, usize) {
+    pub(crate) fn apply(&mut self, env: &Env<'_>, batch: Batch, values: Values<'_>, plan: &mut Plan) -> (i64, usize) {
         let dim = env.schema.dim();
         if batch.op != Op::Prefetch {
             self.catch_up(env.context);
@@ -242,7 +242,7 @@ impl Shard {
                 _ if unique.occurrences > 1 && batch.op != Op::Assign && !planted(Bug::DuplicatesLost) => {
                     &sums[at * dim..(at + 1) * dim]
                 }
-                _ => &values[unique.last as usize * dim..(unique.last as usize + 1) * dim],
+                _ => values.row(unique.last, dim),
             };
             let change = match batch.op {
                 Op::Prefetch => {
@@ -274,16 +274,16 @@ impl Shard {
     }
 
     /// f32 sums in input order, whatever the number of workers or shards.
-    fn sum_duplicates(&self, op: Op, dim: usize, values: &[f32], plan: &mut Plan) {
+    fn sum_duplicates(&self, op: Op, dim: usize, values: Values<'_>, plan: &mut Plan) {
         if !matches!(op, Op::Gradients | Op::AssignAdd) || plan.uniques.len() == plan.positions.len() {
             return;
         }
         plan.sums.clear();
         plan.sums.resize(plan.uniques.len() * dim, 0.0);
         for (&position, &owner) in plan.positions.iter().zip(&plan.owner) {
-            let (owner, position) = (owner as usize, position as usize);
+            let owner = owner as usize;
             if plan.uniques[owner].occurrences > 1 {
-                let value = &values[position * dim..(position + 1) * dim];
+                let value = values.row(position, dim);
                 plan.sums[owner * dim..(owner + 1) * dim].iter_mut().zip(value).for_each(|(sum, v)| *sum += v);
             }
         }

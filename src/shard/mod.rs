@@ -6,10 +6,12 @@ mod capture;
 mod demote;
 mod image;
 mod load;
+mod values;
 
 pub(crate) use batch::{Batch, Op, Plan};
 pub(crate) use capture::{Part, Scan};
 pub(crate) use image::{IMAGE_HEADER_BYTES, misfit, push_image, read_lanes, split_cold};
+pub(crate) use values::Values;
 
 use crate::admission::Counts;
 use crate::cold::ColdTier;

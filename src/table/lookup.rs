@@ -18,7 +18,7 @@ const AHEAD: usize = 16;
 /// Keys looked up under the locks of their shards, so that updates do not wait long.
 const KEYS_A_VISIT: usize = 4096;
 /// A thread takes at least this many keys: less is not worth handing over.
-const MIN_KEYS_A_THREAD: usize = 1024;
+pub(super) const MIN_KEYS_A_THREAD: usize = 1024;
 
 impl Table {
     /// Copies the embeddings of `keys` to `rows` (`keys.len() * dim` f32s, row-major) and returns how many keys have a row.
@@ -59,10 +59,10 @@ pub(super) fn check_length(what: &'static str, expected: usize, found: usize, ke
 }
 
 /// One thread's share of a lookup.
-struct Part<'a> {
-    keys: &'a [Key],
-    rows: &'a mut [f32],
-    found: &'a mut [bool],
+pub(super) struct Part<'a> {
+    pub(super) keys: &'a [Key],
+    pub(super) rows: &'a mut [f32],
+    pub(super) found: &'a mut [bool],
 }
 
 impl TableInner {
@@ -83,7 +83,7 @@ impl TableInner {
         results.into_iter().sum()
     }
 
-    fn lookup_part(&self, schema: &TableSchema, part: Part<'_>) -> Result<usize> {
+    pub(super) fn lookup_part(&self, schema: &TableSchema, part: Part<'_>) -> Result<usize> {
         let dim = schema.dim();
         let parts =
             part.keys.chunks(KEYS_A_VISIT).zip(part.rows.chunks_mut(KEYS_A_VISIT * dim)).zip(part.found.chunks_mut(KEYS_A_VISIT));

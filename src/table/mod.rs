@@ -2,11 +2,13 @@
 #![forbid(unsafe_code)]
 
 mod lookup;
+mod pooled;
 mod update;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
+pub use pooled::Pooling;
 pub use update::Update;
 
 use crate::context::{Context, read, write};

@@ -1,16 +1,16 @@
 //! Batched changes: prepare in every shard, which may fail and then changed nothing, then apply, which cannot fail.
 #![forbid(unsafe_code)]
 
-use std::sync::RwLock;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, RwLock};
 
 use super::lookup::check_length;
 use super::{Table, TableInner};
-use crate::context::{lock, read, write};
+use crate::context::{Context, lock, read, write};
 use crate::error::{Error, Result};
 use crate::optimizer::Optimizer;
 use crate::schema::TableSchema;
-use crate::shard::{Batch, Op, Plan, Shard, shard_of};
+use crate::shard::{Batch, Op, Plan, Shard, Values, shard_of};
 use crate::types::{Key, mix};
 
 /// A batch of at least this many keys is worth several threads.
@@ -81,7 +81,8 @@ impl Table {
     /// # Errors
     /// As [`Table::assign`]; nothing was assigned then, and the content of `old` is unspecified.
     pub fn replace(&self, keys: &[Key], rows: &[f32], update: &Update, old: &mut [f32]) -> Result<usize> {
-        self.inner.update_after(|| self.lookup(keys, old).map(drop), Op::Assign, keys, rows, update)
+        let given = Given { keys, values: Values::of_each(rows) };
+        self.inner.update_after(|| self.lookup(keys, old).map(drop), Op::Assign, given, update)
     }
 
     /// Adds to the embeddings of `keys`; equal keys are summed first, in input order.
@@ -116,54 +117,60 @@ impl Table {
 
 impl TableInner {
     fn update(&self, op: Op, keys: &[Key], values: &[f32], update: &Update) -> Result<usize> {
-        self.update_after(|| Ok(()), op, keys, values, update)
+        self.update_after(|| Ok(()), op, Given { keys, values: Values::of_each(values) }, update)
     }
 
     /// `first` runs when the arguments are good, and no other update between it and this one.
-    fn update_after(
+    pub(super) fn update_after(
         &self,
         first: impl FnOnce() -> Result<()>,
         op: Op,
-        keys: &[Key],
-        values: &[f32],
+        given: Given<'_>,
         update: &Update,
     ) -> Result<usize> {
+        let image_bytes = self.check_update(op, given)?;
+        if op != Op::Prefetch {
+            self.context.captures.wait_for(image_bytes)?;
+        }
+        let plans = lock(&self.updates);
+        let schema = self.schema();
+        let batch = self.begin(&schema, op, update)?;
+        first()?;
+        let mut part = [Part::new(self, schema, batch, given, plans)];
+        prepare(&mut part)?;
+        Ok(apply(&self.context, &mut part))
+    }
+
+    /// Checks the arguments of an update and returns the bytes of images that a commit under way may want of its rows.
+    pub(super) fn check_update(&self, op: Op, Given { keys, values }: Given<'_>) -> Result<usize> {
         self.check()?;
         self.context.check_writable()?;
         let schema = self.schema();
         if !matches!(op, Op::Remove | Op::Prefetch) {
             let what = if op == Op::Gradients { "grads" } else { "rows" };
-            check_length(what, keys.len() * schema.dim(), values.len(), keys.len())?;
+            check_length(what, keys.len().saturating_mul(schema.dim()), values.len(schema.dim()), keys.len())?;
             self.check_finite(op, keys, values, schema.dim())?;
         }
-        if op != Op::Prefetch {
-            let image_bytes = crate::shard::IMAGE_HEADER_BYTES + schema.row_bytes();
-            self.context.captures.wait_for(keys.len().saturating_mul(image_bytes))?;
-        }
-        let mut plans = lock(&self.updates);
-        let batch = self.begin(&schema, op, update)?;
-        first()?;
-        plans.resize_with(self.shards.len(), Plan::default);
-        plans.iter_mut().for_each(|plan| plan.positions.clear());
-        for (position, &key) in keys.iter().enumerate() {
-            plans[shard_of(mix(key), self.shards.len())].positions.push(position as u32);
-        }
-        self.prepare(&schema, batch, keys, &mut plans)?;
-        Ok(self.apply(&schema, batch, keys, values, &mut plans))
+        Ok(keys.len().saturating_mul(crate::shard::IMAGE_HEADER_BYTES + schema.row_bytes()))
     }
 
-    fn check_finite(&self, op: Op, keys: &[Key], values: &[f32], dim: usize) -> Result<()> {
+    fn check_finite(&self, op: Op, keys: &[Key], values: Values<'_>, dim: usize) -> Result<()> {
         // Whole rows without an exit between their values, so that many are compared at once.
         let finite = |row: &[f32]| row.iter().fold(true, |all, v| all & v.is_finite());
-        if self.context.allow_non_finite || values.chunks(dim).all(finite) {
+        if self.context.allow_non_finite || values.all().chunks(dim).all(finite) {
             return Ok(());
         }
-        let position = values.iter().position(|v| !v.is_finite()).unwrap_or(0) / dim;
-        let what = if op == Op::Gradients { "gradient" } else { "row" };
-        Err(Error::NotFinite { what, key: keys[position], position })
+        // Rows that no key takes may hold anything.
+        match (0u32..).zip(keys).find(|&(position, _)| !finite(values.row(position, dim))) {
+            None => Ok(()),
+            Some((position, &key)) => {
+                let what = if op == Op::Gradients { "gradient" } else { "row" };
+                Err(Error::NotFinite { what, key, position: position as usize })
+            }
+        }
     }
 
-    fn begin(&self, schema: &TableSchema, op: Op, update: &Update) -> Result<Batch> {
+    pub(super) fn begin(&self, schema: &TableSchema, op: Op, update: &Update) -> Result<Batch> {
         if let Some(rate) = update.learning_rate {
             let option = "learning_rate";
             Optimizer::validate_learning_rate(rate).map_err(|what| Error::InvalidOption { option, what })?;
@@ -184,41 +191,6 @@ impl TableInner {
         })
     }
 
-    fn prepare(&self, schema: &TableSchema, batch: Batch, keys: &[Key], plans: &mut [Plan]) -> Result<()> {
-        let mut results: Vec<Result<()>> = Vec::new();
-        results.resize_with(plans.len(), || Ok(()));
-        self.each_shard(keys.len(), plans, &mut results, |shard, plan, result| {
-            *result = shard.prepare(&self.env(schema), batch, keys, plan);
-        });
-        let result: Result<()> = results.into_iter().collect();
-        if result.is_err() {
-            for (shard, plan) in self.shards.iter().zip(plans) {
-                write(shard).cancel(&self.context, plan);
-            }
-        }
-        result
-    }
-
-    /// Inside the gate, so a commit has all of the batch or nothing of it.
-    fn apply(&self, schema: &TableSchema, batch: Batch, keys: &[Key], values: &[f32], plans: &mut [Plan]) -> usize {
-        let gate = read(&self.context.gate);
-        if batch.op != Op::Prefetch {
-            self.context.count_batch();
-            if batch.time > 0 {
-                lock(&self.context.clock).advance(batch.time);
-            }
-        }
-        let mut results = vec![(0i64, 0usize); plans.len()];
-        self.each_shard(keys.len(), plans, &mut results, |shard, plan, result| {
-            *result = shard.apply(&self.env(schema), batch, values, plan);
-        });
-        self.counters.rows.fetch_add(results.iter().map(|r| r.0).sum(), Ordering::Relaxed);
-        drop(gate);
-        self.publish_horizon();
-        self.demote_to_cap(schema);
-        results.iter().map(|r| r.1).sum()
-    }
-
     /// The cap on hot rows is soft: a batch's own rows pass it until the batch is done. A failure here shows at the next call.
     fn demote_to_cap(&self, schema: &TableSchema) {
         let Some(cap) = self.context.hot_rows else { return };
@@ -232,25 +204,109 @@ impl TableInner {
             }
         }
     }
+}
 
-    /// Runs `work` on each shard that has a part in the batch, on the pool when the batch is large.
-    fn each_shard<R: Send>(
-        &self,
-        keys: usize,
-        plans: &mut [Plan],
-        results: &mut [R],
-        work: impl Fn(&mut Shard, &mut Plan, &mut R) + Sync,
-    ) {
-        let parts = self.shards.iter().zip(plans).zip(results).filter(|((_, plan), _)| !plan.positions.is_empty());
-        let run = |shard: &RwLock<Shard>, plan: &mut Plan, result: &mut R| work(&mut write(shard), plan, result);
-        match &self.context.pool {
-            Some(pool) if keys >= MIN_KEYS_FOR_THREADS => pool.scope(|scope| {
-                let run = &run;
-                for ((shard, plan), result) in parts {
-                    scope.spawn(move |_| run(shard, plan, result));
-                }
-            }),
-            _ => parts.for_each(|((shard, plan), result)| run(shard, plan, result)),
+/// What a call brings.
+#[derive(Clone, Copy)]
+pub(super) struct Given<'a> {
+    pub(super) keys: &'a [Key],
+    pub(super) values: Values<'a>,
+}
+
+/// What of a batch falls to one table, whose other updates wait meanwhile.
+pub(super) struct Part<'a> {
+    table: &'a TableInner,
+    schema: Arc<TableSchema>,
+    batch: Batch,
+    given: Given<'a>,
+    plans: MutexGuard<'a, Vec<Plan>>,
+}
+
+impl<'a> Part<'a> {
+    /// Divides the keys over the shards.
+    pub(super) fn new(
+        table: &'a TableInner,
+        schema: Arc<TableSchema>,
+        batch: Batch,
+        given: Given<'a>,
+        mut plans: MutexGuard<'a, Vec<Plan>>,
+    ) -> Part<'a> {
+        let shards = table.shards.len();
+        plans.resize_with(shards, Plan::default);
+        plans.iter_mut().for_each(|plan| plan.positions.clear());
+        for (position, &key) in given.keys.iter().enumerate() {
+            plans[shard_of(mix(key), shards)].positions.push(position as u32);
+        }
+        Part { table, schema, batch, given, plans }
+    }
+}
+
+/// Prepares a batch in all its tables, or in none.
+pub(super) fn prepare(parts: &mut [Part<'_>]) -> Result<()> {
+    let results = each_shard(parts, |work, shard, plan| {
+        Some(shard.prepare(&work.table.env(work.schema), work.batch, work.given.keys, plan))
+    });
+    let result: Result<()> = results.into_iter().flatten().collect();
+    if result.is_err() {
+        for part in parts {
+            for (shard, plan) in part.table.shards.iter().zip(&mut *part.plans) {
+                write(shard).cancel(&part.table.context, plan);
+            }
         }
     }
+    result
+}
+
+/// Inside the gate, so a commit has all of the batch or nothing of it. Returns the rows touched.
+pub(super) fn apply(context: &Context, parts: &mut [Part<'_>]) -> usize {
+    let gate = read(&context.gate);
+    for Part { batch, .. } in parts.iter().filter(|part| part.batch.op != Op::Prefetch) {
+        context.count_batch();
+        if batch.time > 0 {
+            lock(&context.clock).advance(batch.time);
+        }
+    }
+    let touched = each_shard(parts, |work, shard, plan| {
+        let (added, touched) = shard.apply(&work.table.env(work.schema), work.batch, work.given.values, plan);
+        work.table.counters.rows.fetch_add(added, Ordering::Relaxed);
+        touched
+    });
+    drop(gate);
+    for Part { table, schema, .. } in parts {
+        table.publish_horizon();
+        table.demote_to_cap(schema);
+    }
+    touched.into_iter().sum()
+}
+
+/// A part as its shards see it.
+#[derive(Clone, Copy)]
+struct Work<'a> {
+    table: &'a TableInner,
+    schema: &'a TableSchema,
+    batch: Batch,
+    given: Given<'a>,
+}
+
+/// Runs `work` on each shard that has to do with the batch, on the pool when the batch is large.
+fn each_shard<R: Send + Default>(parts: &mut [Part<'_>], work: impl Fn(Work<'_>, &mut Shard, &mut Plan) -> R + Sync) -> Vec<R> {
+    let keys: usize = parts.iter().map(|part| part.given.keys.len()).sum();
+    let pool = parts.first().and_then(|part| part.table.context.pool.as_ref()).filter(|_| keys >= MIN_KEYS_FOR_THREADS);
+    let shards = parts.iter_mut().flat_map(|part| {
+        let of = Work { table: part.table, schema: &part.schema, batch: part.batch, given: part.given };
+        let shards = part.table.shards.iter().zip(&mut *part.plans).filter(|(_, plan)| !plan.positions.is_empty());
+        shards.map(move |(shard, plan)| (of, shard, plan))
+    });
+    let run = |(of, shard, plan): (Work<'_>, &RwLock<Shard>, &mut Plan)| work(of, &mut write(shard), plan);
+    let Some(pool) = pool else { return shards.map(run).collect() };
+    let shards: Vec<_> = shards.collect();
+    let mut results: Vec<R> = Vec::new();
+    results.resize_with(shards.len(), R::default);
+    pool.scope(|scope| {
+        let run = &run;
+        for (shard, result) in shards.into_iter().zip(&mut results) {
+            scope.spawn(move |_| *result = run(shard));
+        }
+    });
+    results
 }

@@ -1,7 +1,8 @@
 //! Wrong arguments: each its own error, and nothing changed.
 
 use embedrock::{
-    Admission, At, CommitId, Error, Expiry, Initializer, Missing, Optimizer, Store, StoreOptions, Table, TableSchema, Update,
+    Admission, At, CommitId, Error, Expiry, Initializer, Missing, Optimizer, Pooling, Store, StoreOptions, Table, TableSchema,
+    Update,
 };
 
 use crate::{DIM, T, options, schema, train};
@@ -75,6 +76,63 @@ fn what_is_not_finite_is_refused_with_its_key_and_place() {
     let mut row = [0.0; 2];
     table.lookup(&[7], &mut row).unwrap();
     assert_eq!(row, [f32::INFINITY, 0.5]);
+}
+
+#[test]
+fn offsets_that_do_not_divide_the_keys_are_refused_with_their_place() {
+    use Pooling::{First, Mean, Sum};
+    let (keys, at) = ([1, 2, 900], Update::at(T + 9));
+    unchanged(options(), |_, table| {
+        let both = |offsets: &[usize], pooling: Pooling, values: usize| {
+            let looked_up = table.lookup_pooled(&keys, offsets, pooling, &mut vec![0.0; values]).map(drop);
+            [looked_up, table.apply_pooled_gradients(&keys, offsets, pooling, &vec![0.5; values], &at)]
+        };
+        let wrong: [(&[usize], usize, &str); 6] = [
+            (&[], 0, "is missing"),
+            (&[0], 0, "is 0, not the number of keys, 3"),
+            (&[1, 3], 0, "is 1, not 0"),
+            (&[0, 2, 1, 3], 2, "is 1, below the 2 before it"),
+            (&[0, 1, 4], 2, "is 4, not the number of keys, 3"),
+            (&[0, usize::MAX, 3], 2, "below the"),
+        ];
+        for (offsets, place, said) in wrong {
+            for pooling in [Sum, Mean, First(2)] {
+                for result in both(offsets, pooling, offsets.len().saturating_sub(1) * DIM) {
+                    match result {
+                        Err(Error::InvalidOffsets { position, what }) => {
+                            assert!(position == place && what.contains(said), "{what}")
+                        }
+                        other => panic!("{offsets:?}: {other:?}"),
+                    }
+                }
+            }
+        }
+        for (pooling, wanted) in [(Sum, 2 * DIM), (Mean, 2 * DIM), (First(1), 2 * DIM), (First(3), 6 * DIM)] {
+            for given in [0, wanted - 1, wanted + DIM] {
+                for (result, name) in both(&[0, 1, 3], pooling, given).into_iter().zip(["out", "grads"]) {
+                    let Err(Error::WrongLength { what, expected, found, .. }) = result else { panic!("{result:?}") };
+                    assert_eq!((what, expected, found), (name, wanted, given));
+                }
+            }
+        }
+        for pooling in [First(0), First(usize::MAX)] {
+            for result in both(&[0, 1, 3], pooling, 2 * DIM) {
+                assert!(matches!(result, Err(Error::InvalidOption { option: "pooling", .. })), "{result:?}");
+            }
+        }
+        for (pooling, position) in [(Sum, 1), (Mean, 1), (First(1), 1)] {
+            let result = table.apply_pooled_gradients(&keys, &[0, 1, 3], pooling, &[0.0, 0.0, 0.0, f32::NAN], &at);
+            let Err(Error::NotFinite { what: "gradient", key: 2, position: place }) = result else { panic!("{result:?}") };
+            assert_eq!(place, position);
+        }
+        // No key takes the gradient of an empty bag, nor those behind the last of a short one.
+        table.apply_pooled_gradients(&[], &[0, 0], Mean, &[f32::NAN; DIM], &Update::at(0)).unwrap();
+        assert_eq!(table.lookup_pooled(&[], &[0], Sum, &mut []).unwrap(), 0);
+        let (mut empty, mut short) = ([9.0; DIM], [9.0; 3 * DIM]);
+        assert_eq!(table.lookup_pooled(&[], &[0, 0], Mean, &mut empty).unwrap(), 0);
+        assert_eq!(table.lookup_pooled(&[9_999], &[0, 1], First(3), &mut short).unwrap(), 0);
+        assert_eq!((empty, &short[DIM..]), ([0.0; DIM], &[0.0; 2 * DIM][..]));
+    });
 }
 
 #[test]
@@ -216,6 +274,8 @@ fn a_table_that_is_not_there_and_one_that_was_dropped() {
     let calls = [
         table.lookup(&[1], &mut [0.0; DIM]).map(drop),
         table.contains(1).map(drop),
+        table.lookup_pooled(&[1], &[0, 1], Pooling::Sum, &mut [0.0; DIM]).map(drop),
+        table.apply_pooled_gradients(&[1], &[0, 1], Pooling::Sum, &[0.5; DIM], &at),
         table.apply_gradients(&[1], &[0.5; DIM], &at),
         table.assign(&[1], &[0.5; DIM], &at).map(drop),
         table.assign_add(&[1], &[0.5; DIM], &at).map(drop),
