@@ -132,6 +132,19 @@ pub enum Error {
         /// What it is, and what was expected.
         what: String,
     },
+    /// What is wrong with one request of a call over several tables; nothing changed in any of them.
+    #[error("request {request} (table '{table}'): {source}")]
+    InRequest {
+        /// Its place among the requests.
+        request: usize,
+        /// The table's name.
+        table: String,
+        /// What is wrong with it.
+        source: Box<Error>,
+    },
+    /// A table of one store was given to another.
+    #[error("the table belongs to another store: use a handle that this store gave")]
+    OtherStore,
     /// A gradient or a row is NaN or infinite; nothing of the batch was applied.
     #[error(
         "{what} of key {key} is not finite (position {position} of the batch): nothing was applied; clip it, or allow it with StoreOptions::allow_non_finite"

@@ -45,6 +45,6 @@ pub use plan::{Plan, plan};
 pub use restore::{Restore, RestoreReport, restore, restore_with};
 pub use schema::{Missing, TableSchema};
 pub use store::{Digest, RecoveryReport, Store, StoreStats, TableStats, Ticket};
-pub use table::{Pooling, Table, Update};
+pub use table::{GradientRequest, LookupRequest, Pooling, Table, Update};
 pub use types::{At, CommitHash, CommitId, Key, UnixSeconds};
 pub use verify::{Damage, VerifyReport, verify};

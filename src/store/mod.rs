@@ -27,7 +27,7 @@ use crate::fs::LockGuard;
 use crate::log::FrameBuf;
 use crate::options::StoreOptions;
 use crate::schema::TableSchema;
-use crate::table::Table;
+use crate::table::{GradientRequest, LookupRequest, Table, Update, apply_gradients_many, lookup_many};
 use crate::types::CommitId;
 
 /// An open store: tables of embeddings in a directory, that one process holds.
@@ -106,6 +106,55 @@ impl Store {
     /// All tables, in the order of their creation.
     pub fn tables(&self) -> Vec<Table> {
         self.engine.catalog.tables().into_iter().map(|inner| Table { inner }).collect()
+    }
+
+    /// Looks up keys in several tables at once, plain or pooled: the threads divide the work of all of them. Returns how many keys of
+    /// each request have a row; a table may be named in several requests.
+    ///
+    /// ```
+    /// use embedrock::{GradientRequest, LookupRequest, Optimizer, Pooling, Store, StoreOptions, TableSchema, Update};
+    /// # let dir = std::env::temp_dir().join(format!("embedrock-doc-many-{}", std::process::id()));
+    /// let store = Store::open(&dir, StoreOptions::default())?;
+    /// let users = store.create_table(TableSchema::new("user", 4).optimizer(Optimizer::sgd(1.0)))?;
+    /// let items = store.create_table(TableSchema::new("item", 2).optimizer(Optimizer::sgd(1.0)))?;
+    /// // Two samples: users 7 and 8, of whom the first has seen the items 1, 2 and 3.
+    /// let (user, seen, offsets) = ([7, 8], [1, 2, 3], [0, 3, 3]);
+    /// store.apply_gradients_many(
+    ///     [
+    ///         GradientRequest::new(&users, &user, &[-1.0; 2 * 4]),
+    ///         GradientRequest::pooled(&items, &seen, &offsets, Pooling::Sum, &[-0.5; 2 * 2]),
+    ///     ],
+    ///     &Update::at(1_700_000_000),
+    /// )?;
+    /// let (mut of_users, mut of_seen) = ([0.0; 2 * 4], [0.0; 2 * 2]);
+    /// let found = store.lookup_many([
+    ///     LookupRequest::new(&users, &user, &mut of_users),
+    ///     LookupRequest::pooled(&items, &seen, &offsets, Pooling::Sum, &mut of_seen),
+    /// ])?;
+    /// assert_eq!((found, of_users, of_seen), (vec![2, 3], [1.0; 8], [1.5, 1.5, 0.0, 0.0]));
+    /// # drop((users, items, store)); std::fs::remove_dir_all(&dir).unwrap();
+    /// # Ok::<(), embedrock::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InRequest`] with what [`Table::lookup`] or [`Table::lookup_pooled`] would say; a failing cold tier. Then the content of
+    /// the outputs is unspecified.
+    pub fn lookup_many<'a>(&self, requests: impl IntoIterator<Item = LookupRequest<'a>>) -> Result<Vec<usize>> {
+        lookup_many(&self.engine.catalog.context, requests)
+    }
+
+    /// Trains several tables at once, all or none: a commit holds the gradients of all requests or of none. The rows are those that
+    /// calls of [`Table::apply_gradients`] one by one lead to, but the gradients of requests for one table are summed first, in the order
+    /// of the requests.
+    ///
+    /// # Errors
+    /// [`Error::InRequest`] with what is wrong with a request; else as [`Table::apply_gradients`]. Nothing was applied in any table then.
+    pub fn apply_gradients_many<'a>(
+        &self,
+        requests: impl IntoIterator<Item = GradientRequest<'a>>,
+        update: &Update,
+    ) -> Result<()> {
+        apply_gradients_many(&self.engine.catalog.context, requests, update)
     }
 
     /// Drops a table; final with the next commit.

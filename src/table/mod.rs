@@ -2,12 +2,16 @@
 #![forbid(unsafe_code)]
 
 mod lookup;
+mod many;
+mod pool;
 mod pooled;
 mod update;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
+pub use many::{GradientRequest, LookupRequest};
+pub(crate) use many::{apply_gradients_many, lookup_many};
 pub use pooled::Pooling;
 pub use update::Update;
 

@@ -3,12 +3,11 @@
 
 use std::borrow::Cow;
 
-use super::lookup::{MIN_KEYS_A_THREAD, Part, check_length};
-use super::update::Given;
+use super::lookup::{Part, check_length};
+use super::many::{self, GradientRequest, Gradients, Lookup, LookupRequest};
 use super::{Table, TableInner, Update};
 use crate::error::{Error, Result};
 use crate::schema::TableSchema;
-use crate::shard::{Op, Values};
 use crate::types::Key;
 
 /// f32s of rows that are looked up before they are added: few enough to stay in the nearest caches.
@@ -80,11 +79,8 @@ impl Table {
     /// # Errors
     /// [`Error::InvalidOffsets`], a wrong length, a failing cold tier. Then the content of `out` is unspecified.
     pub fn lookup_pooled(&self, keys: &[Key], offsets: &[usize], pooling: Pooling, out: &mut [f32]) -> Result<usize> {
-        self.inner.check()?;
-        let schema = self.inner.schema();
-        let bags = Bags::new(keys, offsets, pooling)?;
-        bags.check_length("out", schema.dim(), out.len())?;
-        self.inner.lookup_bags(&schema, &bags, out)
+        let lookup = Lookup::new(LookupRequest::pooled(self, keys, offsets, pooling, out))?;
+        Ok(many::lookup_all(&self.inner.context, vec![lookup])?.into_iter().sum())
     }
 
     /// Trains the rows of pooled bags: [`Table::apply_gradients`] with the gradient of [`Table::lookup_pooled`], bit for bit.
@@ -103,20 +99,15 @@ impl Table {
         grads: &[f32],
         update: &Update,
     ) -> Result<()> {
-        self.inner.check()?;
-        let dim = self.dim();
-        let bags = Bags::new(keys, offsets, pooling)?;
-        bags.check_length("grads", dim, grads.len())?;
-        let grads = bags.gradients(dim, grads);
-        let given = Given { keys: &bags.keys, values: Values::shared(&grads, &bags.places) };
-        self.inner.update_after(|| Ok(()), Op::Gradients, given, update).map(|_| ())
+        let gradients = Gradients::new(GradientRequest::pooled(self, keys, offsets, pooling, grads))?;
+        many::apply_all(&self.inner.context, vec![gradients], update)
     }
 }
 
 /// Keys in bags, checked.
 pub(super) struct Bags<'a> {
     offsets: &'a [usize],
-    pooling: Pooling,
+    pub(super) pooling: Pooling,
     rows: usize,
     /// Those that are read.
     pub(super) keys: Cow<'a, [Key]>,
@@ -219,28 +210,8 @@ pub(super) struct BagPart<'a> {
 }
 
 impl TableInner {
-    fn lookup_bags(&self, schema: &TableSchema, bags: &Bags<'_>, out: &mut [f32]) -> Result<usize> {
-        let workers = self.context.pool.as_ref().map_or(1, rayon::ThreadPool::current_num_threads);
-        let share = bags.keys.len().div_ceil(workers).max(MIN_KEYS_A_THREAD);
-        let parts = bags.parts(share, schema.dim(), out);
-        let mut results: Vec<Result<usize>> = Vec::new();
-        results.resize_with(parts.len(), || Ok(0));
-        let work = parts.into_iter().zip(&mut results);
-        match &self.context.pool {
-            Some(pool) if work.len() > 1 => pool.scope(|scope| {
-                for (part, result) in work {
-                    scope.spawn(move |_| *result = self.lookup_bag_part(schema, bags.pooling, part));
-                }
-            }),
-            _ => work.for_each(|(part, result)| *result = self.lookup_bag_part(schema, bags.pooling, part)),
-        }
-        let found = results.into_iter().sum();
-        bags.divide(schema.dim(), out);
-        found
-    }
-
     /// Looks rows up a piece at a time and adds them to where they belong while they are near.
-    fn lookup_bag_part(&self, schema: &TableSchema, pooling: Pooling, part: BagPart<'_>) -> Result<usize> {
+    pub(super) fn lookup_bag_part(&self, schema: &TableSchema, pooling: Pooling, part: BagPart<'_>) -> Result<usize> {
         let dim = schema.dim();
         let piece = (PIECE_LANES / dim).max(MIN_PIECE_KEYS).min(part.keys.len().max(1));
         let (mut rows, mut found) = (vec![0.0; piece * dim], vec![false; piece]);

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, RwLock};
 
 use super::lookup::check_length;
+use super::pool::run_all;
 use super::{Table, TableInner};
 use crate::context::{Context, lock, read, write};
 use crate::error::{Error, Result};
@@ -243,10 +244,9 @@ impl<'a> Part<'a> {
 
 /// Prepares a batch in all its tables, or in none.
 pub(super) fn prepare(parts: &mut [Part<'_>]) -> Result<()> {
-    let results = each_shard(parts, |work, shard, plan| {
-        Some(shard.prepare(&work.table.env(work.schema), work.batch, work.given.keys, plan))
-    });
-    let result: Result<()> = results.into_iter().flatten().collect();
+    let results =
+        each_shard(parts, |work, shard, plan| shard.prepare(&work.table.env(work.schema), work.batch, work.given.keys, plan));
+    let result: Result<()> = results.into_iter().collect();
     if result.is_err() {
         for part in parts {
             for (shard, plan) in part.table.shards.iter().zip(&mut *part.plans) {
@@ -289,7 +289,7 @@ struct Work<'a> {
 }
 
 /// Runs `work` on each shard that has to do with the batch, on the pool when the batch is large.
-fn each_shard<R: Send + Default>(parts: &mut [Part<'_>], work: impl Fn(Work<'_>, &mut Shard, &mut Plan) -> R + Sync) -> Vec<R> {
+fn each_shard<R: Send>(parts: &mut [Part<'_>], work: impl Fn(Work<'_>, &mut Shard, &mut Plan) -> R + Sync) -> Vec<R> {
     let keys: usize = parts.iter().map(|part| part.given.keys.len()).sum();
     let pool = parts.first().and_then(|part| part.table.context.pool.as_ref()).filter(|_| keys >= MIN_KEYS_FOR_THREADS);
     let shards = parts.iter_mut().flat_map(|part| {
@@ -298,15 +298,5 @@ fn each_shard<R: Send + Default>(parts: &mut [Part<'_>], work: impl Fn(Work<'_>,
         shards.map(move |(shard, plan)| (of, shard, plan))
     });
     let run = |(of, shard, plan): (Work<'_>, &RwLock<Shard>, &mut Plan)| work(of, &mut write(shard), plan);
-    let Some(pool) = pool else { return shards.map(run).collect() };
-    let shards: Vec<_> = shards.collect();
-    let mut results: Vec<R> = Vec::new();
-    results.resize_with(shards.len(), R::default);
-    pool.scope(|scope| {
-        let run = &run;
-        for (shard, result) in shards.into_iter().zip(&mut results) {
-            scope.spawn(move |_| *result = run(shard));
-        }
-    });
-    results
+    run_all(pool, shards.collect(), run)
 }
