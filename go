@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The two commands of the README: ./go demo and ./go test. Installs the system packages that the build lacks.
+# The two commands of the README, ./go demo and ./go test, and the long proof, ./go prove. Installs the system packages that the build lacks.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -50,8 +50,15 @@ run_tests() {
     fuzz/run all -runs=3000 -max_total_time=15 -seed=1
 }
 
+prove() {
+    local minutes=${1:-30}
+    cargo test "${FLAGS[@]}" --test proof -- --minutes "$minutes"
+    fuzz/run all -max_total_time=60
+}
+
 case "${1:-}" in
     demo) set_up; shift; demo "$@" ;;
     test) set_up; run_tests ;;
-    *) echo "usage: ./go demo [STORE] | ./go test" >&2; exit 2 ;;
+    prove) set_up; shift; prove "$@" ;;
+    *) echo "usage: ./go demo [STORE] | ./go test | ./go prove [MINUTES]" >&2; exit 2 ;;
 esac

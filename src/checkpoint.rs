@@ -13,6 +13,7 @@ use crate::context::read;
 use crate::delta::{FRAME_BYTES, write_part};
 use crate::error::Result;
 use crate::fs::{Fs, names};
+use crate::kill_point::{KillPoint, reach};
 use crate::log::{CommitRecord, FrameBuf, LogWriter, SegmentHeader};
 use crate::manifest::{FileSum, Manifest};
 use crate::shard::{Part, Scan};
@@ -51,7 +52,9 @@ fn write_files(plan: &BasePlan<'_>, catalog: &Catalog, temporary: &Path) -> Resu
     let fs = plan.fs;
     fs.create_dir(temporary)?;
     write_hot_rows(plan, catalog, &temporary.join(names::HOT_ROWS))?;
+    reach(KillPoint::HotRowsWritten);
     catalog.context.cold.checkpoint(&temporary.join(names::COLD))?;
+    reach(KillPoint::ColdCheckpointed);
     // Read after the last byte: a batch that came in between makes the base wait for a commit.
     let still = catalog.context.batches.load(Ordering::SeqCst) == plan.begin.batches;
     let mut files = vec![FileSum::of(fs, temporary, names::HOT_ROWS.to_owned())?];
@@ -72,10 +75,13 @@ fn write_files(plan: &BasePlan<'_>, catalog: &Catalog, temporary: &Path) -> Resu
     drop(file);
     fs.sync_dir(&temporary.join(names::COLD))?;
     fs.sync_dir(temporary)?;
+    reach(KillPoint::ManifestWritten);
     // The rename is the moment of truth: before it the directory is litter, after it a base.
     let bases = names::bases(plan.dir);
     fs.rename(temporary, &names::base(plan.dir, plan.number))?;
+    reach(KillPoint::BaseRenamed);
     fs.sync_dir(&bases)?;
+    reach(KillPoint::BaseNamed);
     Ok(manifest)
 }
 

@@ -58,12 +58,14 @@ pub enum Bug {
     OneUncommittedBit,
     /// The trainer's state of a commit is that of the one before.
     OldTrainerState,
+    /// A delta is applied after a commit of another timeline that has the number of its parent.
+    TimelineIgnored,
 }
 
 impl Bug {
     /// All of them.
     #[cfg(feature = "testing")]
-    pub const ALL: [Bug; 26] = [
+    pub const ALL: [Bug; 27] = [
         Bug::NewerTakenForUncommitted,
         Bug::CommittedTakenForCold,
         Bug::DemotedImageLost,
@@ -90,6 +92,7 @@ impl Bug {
         Bug::PromotedTimeLost,
         Bug::OneUncommittedBit,
         Bug::OldTrainerState,
+        Bug::TimelineIgnored,
     ];
 }
 

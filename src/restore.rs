@@ -8,6 +8,7 @@ use crate::catalog::Catalog;
 use crate::checkpoint::{BasePlan, write_base};
 use crate::error::{Error, Result};
 use crate::fs::{Fs, names};
+use crate::kill_point::{KillPoint, reach};
 use crate::log::{Mark, MarkRecord};
 use crate::options::StoreOptions;
 use crate::recovery::{Identity, Rebuilt, Site, choose, rebuild, survey};
@@ -116,7 +117,9 @@ impl Restore {
             write_store(fs, temporary, identity, &rebuilt)?;
             drop(rebuilt);
             fs.remove_dir_all(&names::live(temporary))?;
+            reach(KillPoint::RestoreWritten);
             fs.rename(temporary, target)?;
+            reach(KillPoint::RestoreRenamed);
             fs.sync_dir(parent)
         })
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 pub use crate::fs::{CrashMode, DirEntry, FaultKind, FaultSpan, Fs, LockGuard, ReadFile, SimFs, SyncClass, SyncFile, WriteFile};
 
+pub use crate::kill_point::KillPoint;
 pub use crate::plant::{Bug, plant};
 
 use crate::codec::crc;

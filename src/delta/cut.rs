@@ -8,6 +8,7 @@ use super::{DeltaLog, FRAME_BYTES};
 use crate::catalog::Catalog;
 use crate::context::{lock, write};
 use crate::error::Result;
+use crate::kill_point::{KillPoint, reach};
 use crate::log::{CommitRecord, FrameBuf};
 use crate::plant::{Bug, planted};
 use crate::shard::{IMAGE_HEADER_BYTES, Part};
@@ -40,6 +41,7 @@ impl Cut {
         let record = CommitRecord { state_bytes: trainer_state.len() as u64, ..log.next_record(describe(catalog)) };
         let epoch = context.epoch.fetch_add(1, Ordering::AcqRel);
         let tables = catalog.tables();
+        reach(KillPoint::CutTaken);
         Ok(Cut { epoch, record, trainer_state, tables, table: 0, shard: 0, part: Part::default(), state_written: 0 })
     }
 
@@ -62,12 +64,14 @@ impl Cut {
                 Some(shard) => self.shard += usize::from(write(shard).capture(&table.context, keys, &mut self.part)),
                 None => (self.table, self.shard) = (self.table + 1, 0),
             }
+            reach(KillPoint::ShardVisited);
             return Ok(true);
         }
         let end = (self.state_written + FRAME_BYTES).min(self.trainer_state.len());
         if end > self.state_written {
             log.append_now(&FrameBuf::state(&self.trainer_state[self.state_written..end]))?;
             self.state_written = end;
+            reach(KillPoint::StateAppended);
         }
         Ok(end < self.trainer_state.len())
     }
@@ -81,6 +85,7 @@ impl Cut {
                 while !write(shard).sweep_tombstones(&table.env(&schema))? {}
             }
         }
+        reach(KillPoint::CommitSettled);
         Ok(())
     }
 }

@@ -9,6 +9,7 @@ use super::{Cut, FIRST_EPOCH, FRAME_BYTES};
 use crate::context::{Journal, lock};
 use crate::error::{Error, Result};
 use crate::fs::{Fs, names};
+use crate::kill_point::{KillPoint, reach};
 use crate::log::{CommitRecord, FrameBuf, LogWriter, Mark, MarkRecord, SegmentHeader};
 use crate::plant::{Bug, planted};
 use crate::shard::IMAGE_HEADER_BYTES;
@@ -204,6 +205,7 @@ impl DeltaLog {
         let writer = writer(&mut state)?;
         record.seal(writer.chain());
         writer.append(&FrameBuf::commit(&record))?;
+        reach(KillPoint::CommitWritten);
         let offset = writer.position();
         let mark = MarkRecord { segment: state.tip.next_segment - 1, offset, id: record.id, hash: record.hash };
         if planted(Bug::MarkTooEarly) {
@@ -219,6 +221,7 @@ impl DeltaLog {
             self.sync(&*syncer)?;
             (state.writer, state.valid_base) = (None, base);
             settle(&mut state, mark);
+            reach(KillPoint::SegmentEnded);
         }
         Ok(())
     }
@@ -282,8 +285,10 @@ fn settle(state: &mut State, mark: MarkRecord) {
         newest = state.unsynced.pop_front();
     }
     let Some(Written { record, trainer_state, mark }) = newest else { return };
+    reach(KillPoint::CommitSynced);
     state.synced = mark.offset;
     publish(state, mark);
+    reach(KillPoint::MarkPublished);
     state.tip.record = record;
     if !planted(Bug::OldTrainerState) {
         state.tip.state = trainer_state;

@@ -8,6 +8,7 @@ use super::segment::SegmentHeader;
 use crate::codec::crc;
 use crate::error::Result;
 use crate::fs::{Fs, SyncFile, WriteFile};
+use crate::kill_point::{KillPoint, reach};
 use crate::plant::{Bug, planted};
 
 /// Bytes before a frame's payload: length, kind and three zero bytes, checksum.
@@ -34,9 +35,11 @@ impl LogWriter {
         let mut file = fs.create(path)?;
         file.append(&bytes)?;
         file.sync()?;
+        reach(KillPoint::SegmentHeaderSynced);
         if !planted(Bug::SegmentNameNotSynced) {
             fs.sync_dir(path.parent().unwrap_or(path))?;
         }
+        reach(KillPoint::SegmentNamed);
         Ok(LogWriter { file, buffer: Vec::new(), written: bytes.len() as u64, chain })
     }
 
@@ -61,6 +64,7 @@ impl LogWriter {
         self.buffer.extend_from_slice(&head);
         self.buffer.extend_from_slice(&self.chain.to_le_bytes());
         self.buffer.extend_from_slice(&frame.payload);
+        reach(KillPoint::FrameBuffered);
         let is_full = self.buffer.len() >= BUFFER_BYTES;
         let result = if is_full || frame.is_commit() { self.flush() } else { Ok(()) };
         if result.is_err() && !planted(Bug::FailedFrameKept) {
@@ -75,6 +79,7 @@ impl LogWriter {
         self.file.write_at(self.written, &self.buffer)?;
         self.written += self.buffer.len() as u64;
         self.buffer.clear();
+        reach(KillPoint::BufferWritten);
         Ok(())
     }
 

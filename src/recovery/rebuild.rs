@@ -16,6 +16,7 @@ use crate::context::{Budget, Captures, Context};
 use crate::delta::{DeltaLog, FIRST_EPOCH, Tip};
 use crate::error::{Error, Result};
 use crate::fs::{Fs, names};
+use crate::kill_point::{KillPoint, reach};
 use crate::log::CommitRecord;
 use crate::manifest::Manifest;
 use crate::options::StoreOptions;
@@ -84,6 +85,7 @@ fn attempt(
 ) -> Result<(Catalog, Arc<DeltaLog>)> {
     let budget = Budget::new(options.memory_budget);
     let cold = open_cold(site, options, &budget, base)?;
+    reach(KillPoint::LiveOpened);
     let poison = Arc::new(OnceLock::new());
     let tip = Tip {
         record: CommitRecord::default(),
@@ -117,7 +119,9 @@ fn attempt(
         Some(base) => load_base(&*site.fs, site.dir, base, &catalog)?,
         None => Rebuild::default(),
     };
+    reach(KillPoint::BaseLoaded);
     let rebuilt = replay(&*site.fs, survey, chain, base, (&catalog, from_base))?;
+    reach(KillPoint::LogReplayed);
     log.set_tip(rebuilt.record, rebuilt.state);
     Ok((catalog, log))
 }

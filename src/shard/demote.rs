@@ -8,6 +8,7 @@ use super::{Env, Shard, index_hash};
 use crate::cold::ColdBatch;
 use crate::error::Result;
 use crate::index::{Index, TOMBSTONE_BIT};
+use crate::kill_point::{KillPoint, reach};
 use crate::plant::{Bug, planted};
 use crate::slab::{ANY_UNCOMMITTED, NEWER_THAN_COLD, PINNED};
 use crate::types::{Key, mix};
@@ -56,6 +57,7 @@ impl Shard {
             self.index.rebuild(buckets, |key| index_hash(mix(key)));
             budget.release(before);
         }
+        reach(KillPoint::ShardGrown);
         Ok(true)
     }
 
@@ -80,9 +82,11 @@ impl Shard {
                 break;
             }
             self.write_cold(env, &victims)?;
+            reach(KillPoint::ColdWritten);
             for &(key, raw) in &victims {
                 self.forget(key, raw);
             }
+            reach(KillPoint::RowsDemoted);
             freed += victims.len();
             env.counters.demoted.fetch_add(victims.len() as u64, Relaxed);
         }
@@ -127,6 +131,7 @@ impl Shard {
 
     fn write_cold(&mut self, env: &Env<'_>, victims: &[(Key, u32)]) -> Result<()> {
         self.log_uncommitted(env, victims)?;
+        reach(KillPoint::ImagesLogged);
         let (mut batch, mut lanes) = (ColdBatch::new(), Vec::new());
         for &(key, raw) in victims {
             let row = raw & !TOMBSTONE_BIT;

@@ -11,6 +11,7 @@ use super::commit::Due;
 use super::engine::{Engine, Growth};
 use crate::error::{Error, Result};
 use crate::fs::{Fs, LockGuard, names};
+use crate::kill_point::{KillPoint, reach};
 use crate::options::StoreOptions;
 use crate::recovery::{Identity, Site, check_options, choose, harden, rebuild, survey};
 use crate::types::CommitId;
@@ -53,9 +54,12 @@ pub(super) fn open(dir: &Path, options: &StoreOptions) -> Result<Store> {
     let fs = Arc::clone(&options.fs);
     let (lock, identity) = enter(&*fs, dir, options)?;
     remove_litter(&*fs, dir)?;
+    reach(KillPoint::LitterRemoved);
     let survey = survey(&*fs, dir, identity.uuid)?;
+    reach(KillPoint::Surveyed);
     let chain = choose(&survey, dir, options.at)?;
     harden(&*fs, dir, &survey, &chain)?;
+    reach(KillPoint::Hardened);
     let site = Site { fs: Arc::clone(&fs), dir, live: names::live(dir), identity };
     let rebuilt = rebuild(&site, options, &survey, &chain)?;
     let base = survey.bases.iter().find(|base| Some(base.number) == rebuilt.base);
@@ -131,9 +135,11 @@ fn enter(fs: &dyn Fs, dir: &Path, options: &StoreOptions) -> Result<(Box<dyn Loc
         }
     }
     fs.sync_dir(dir)?;
+    reach(KillPoint::StoreBegun);
     // Last: without it the directory is vacant and may be taken again.
     let identity = Identity::generate(dir, options.seed);
     identity.write(fs, dir)?;
+    reach(KillPoint::IdentityWritten);
     Ok((lock, identity))
 }
 

@@ -5,6 +5,7 @@ use super::engine::Engine;
 use crate::context::lock;
 use crate::error::Result;
 use crate::fs::names;
+use crate::kill_point::{KillPoint, reach};
 use crate::log::CommitRecord;
 use crate::manifest::Manifest;
 use crate::recovery::{choose, survey};
@@ -50,12 +51,15 @@ impl Engine {
             let trash = names::trash(&self.dir, &format!("base-{}", base.number));
             fs.rename(&names::base(&self.dir, base.number), &trash)?;
             fs.sync_dir(&names::bases(&self.dir))?;
+            reach(KillPoint::BaseTrashed);
             fs.remove_dir_all(&trash)?;
+            reach(KillPoint::BaseRemoved);
         }
         let segments = survey.segments.iter().map(|segment| (segment.number, &segment.path));
         let stillborn = survey.stillborn.iter().map(|lost| (lost.number, &lost.path));
         for (_, path) in segments.chain(stillborn).filter(|(number, _)| *number < first_segment) {
             fs.remove_file(path)?;
+            reach(KillPoint::SegmentRemoved);
         }
         fs.sync_dir(&names::logs(&self.dir))
     }

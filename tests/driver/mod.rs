@@ -25,6 +25,8 @@ pub(crate) fn draw(x: u64) -> u64 {
 /// What must hold after an interruption, and what is known by now.
 #[derive(Clone, Default)]
 pub(crate) struct Driver {
+    /// Which of the workloads.
+    script: u64,
     /// The rows at each commit seen so far, by its state.
     known: BTreeMap<u64, String>,
     /// The last commit that was reported durable, and those cut since.
@@ -49,6 +51,11 @@ fn schemas() -> [TableSchema; 2] {
 }
 
 impl Driver {
+    /// A workload of its own.
+    pub(crate) fn of(script: u64) -> Driver {
+        Driver { script, ..Driver::default() }
+    }
+
     fn open(&self, fs: &SimFs) -> Result<Open, Error> {
         let options = StoreOptions::default().simulated(Arc::new(fs.clone())).memory_budget(12 << 20).threads(1).shards(2);
         let store = Store::open("/disk/store", options.hot_rows(40))?;
@@ -109,7 +116,7 @@ impl Driver {
     }
 
     fn apply(&mut self, open: &Open, i: u64) -> Result<(), Error> {
-        let random = draw(i);
+        let random = draw(i ^ draw(self.script));
         let table = &open.tables[(random >> 8 & 1) as usize];
         let keys: Vec<u64> = (0..random >> 16 & 31).map(|k| draw(random ^ k) % 150).collect();
         let values: Vec<f32> = (0..keys.len() * DIM).map(|k| (draw(random ^ k as u64) % 17) as f32 / 8.0 - 1.0).collect();
