@@ -46,6 +46,8 @@ run_tests() {
     RUSTDOCFLAGS="-D warnings" cargo doc "${FLAGS[@]}" --no-deps
     # With debug assertions and overflow checks, and without RocksDB: seconds, not minutes.
     cargo test --no-default-features --features testing
+    # Threads in orders that a scheduler chooses.
+    cargo test --no-default-features --features testing,shuttle --test shuttle
     # Every fuzz target for an instant, from its corpus on. Without RocksDB too.
     fuzz/run all -runs=3000 -max_total_time=15 -seed=1
 }

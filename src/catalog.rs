@@ -2,13 +2,14 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, RwLock};
 
 use crate::context::{Context, lock, read, write};
 use crate::error::{Error, Result};
 use crate::log::{CommitRecord, Frame};
 use crate::schema::TableSchema;
+use crate::sync::RwLock;
 use crate::table::TableInner;
 use crate::types::TableId;
 

@@ -1,13 +1,15 @@
 //! What all tables of a store share: the gate between batches and commits, the clock, the cold tier, the log, the budget.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock, PoisonError};
 
 use crate::clock::Clock;
 use crate::cold::ColdTier;
 use crate::error::{Error, Result};
 use crate::slab::Backing;
+use crate::sync::atomic::{AtomicU64, AtomicUsize};
+use crate::sync::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::types::{Key, TableId};
 
 /// Where after-images of uncommitted rows go before their rows leave memory.

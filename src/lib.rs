@@ -27,6 +27,7 @@ mod schema;
 mod shard;
 mod slab;
 mod store;
+mod sync;
 mod table;
 #[cfg(feature = "testing")]
 pub mod testing;

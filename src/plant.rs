@@ -60,10 +60,18 @@ pub enum Bug {
     OldTrainerState,
     /// A delta is applied after a commit of another timeline that has the number of its parent.
     TimelineIgnored,
+    /// A batch is applied without the gate that a cut waits for.
+    GateNotHeld,
+    /// A base looks for changes before its first row is written.
+    StillTooEarly,
 }
 
 impl Bug {
-    /// All of them.
+    /// Those that show only among threads.
+    #[cfg(feature = "testing")]
+    pub const OF_THREADS: [Bug; 2] = [Bug::GateNotHeld, Bug::StillTooEarly];
+
+    /// All the others.
     #[cfg(feature = "testing")]
     pub const ALL: [Bug; 27] = [
         Bug::NewerTakenForUncommitted,

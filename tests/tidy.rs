@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// The direction of imports: code of a module names only modules of rows above its own, and itself. A new module goes here.
 const ROWS: &[&[&str]] = &[
-    &["types", "plant", "kill_point"],
+    &["types", "plant", "sync", "kill_point"],
     &["error"],
     &["codec", "fs", "clock", "memory"],
     &["initializer", "optimizer", "admission", "expiry", "index"],
@@ -37,6 +37,7 @@ const ONE_PLACE: &[(&str, &[&str])] = &[
     ("rocksdb", &["src/cold/rocks"]),
     ("memmap2", &["src/memory.rs", "src/slab/", "src/bin/embedrock/bench/"]),
     ("crc32fast", &["src/codec.rs"]),
+    ("shuttle", &["src/sync.rs"]),
     ("zstd", &["src/codec.rs"]),
     ("bytemuck", &["src/memory.rs", "src/slab/", "src/index/bucket.rs", "src/shard/image.rs", "src/bin/embedrock/bench/"]),
     ("rayon", &["src/context.rs", "src/recovery/rebuild.rs", "src/table/"]),
@@ -50,6 +51,21 @@ const ONE_PLACE: &[(&str, &[&str])] = &[
     ("clap", &["src/bin/"]),
     ("indicatif", &["src/bin/"]),
     ("tracing_subscriber", &["src/bin/"]),
+];
+
+/// What the engine takes from `sync`, so that `tests/shuttle.rs` decides on the order of its threads.
+const ORDERED: &[&str] = &["Mutex", "RwLock", "Condvar", "Atomic", "thread::Builder", "thread::spawn", "thread::scope"];
+/// Where the standard library's are named: what is no part of a store's work, or of the real world only.
+const UNORDERED: &[&str] = &[
+    "src/sync.rs",
+    "src/plant.rs",
+    "src/kill_point.rs",
+    "src/fs/lock.rs",
+    "src/slab/chunk.rs",
+    "src/cold/rocks.rs",
+    "src/cold/twin.rs",
+    "src/train/",
+    "src/bin/",
 ];
 
 /// Where `unsafe` may be: the mapped arenas, the index, SIMD kernels. All else forbids it.
@@ -212,6 +228,16 @@ fn check_dependencies(source: &Source) -> Vec<String> {
     wrong
 }
 
+fn check_order(source: &Source) -> Vec<String> {
+    if !source.path.starts_with("src/") || UNORDERED.iter().any(|place| source.path.starts_with(place)) {
+        return Vec::new();
+    }
+    let is_stds = |line: &str| line.contains("std::sync") || line.contains("std::thread");
+    let named = |line: &str| ORDERED.iter().any(|name| line.contains(name));
+    let wrong = source.code().into_iter().filter(|(_, line)| is_stds(line) && named(line));
+    wrong.map(|(at, _)| format!("{}:{at}: take locks, atomics and threads from crate::sync", source.path)).collect()
+}
+
 fn check_unsafe(source: &Source) -> Vec<String> {
     let exempt = |list: &[&str]| list.iter().any(|place| source.path.starts_with(place));
     if !source.path.starts_with("src/") || exempt(UNSAFE) {
@@ -265,6 +291,7 @@ fn check_all(source: &Source, is_test: bool) -> Vec<String> {
     wrong.extend(check_dependencies(source));
     if !is_test {
         wrong.extend(check_imports(source));
+        wrong.extend(check_order(source));
         wrong.extend(check_unsafe(source));
     }
     wrong
@@ -361,6 +388,7 @@ fn the_checks_can_fail() {
         (file("src/stray.rs", ""), "give the module a row"),
         (file("src/store/a.rs", "fn x() { rocksdb::y() }\n"), "rocksdb is named only in src/cold/rocks"),
         (file("src/store/a.rs", "use zstd::z;\n"), "zstd is named only"),
+        (file("src/store/a.rs", "use std::sync::{Arc, Mutex};\n"), "from crate::sync"),
         (Source::new("src/store/a.rs", "fn x() {}\n"), "begins without"),
         (Source::new("src/lib.rs", "unsafe fn x() {}\n"), "no unsafe code here"),
         (file("src/fs/a.rs", &"//\n".repeat(500)), "501 lines"),

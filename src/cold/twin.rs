@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use crate::cold::rows::{self, Rows, Writer};
 use crate::cold::{ColdBatch, ColdTier, time_of};
 use crate::error::{Error, Result};
 use crate::fs::Fs;
+use crate::sync::{Mutex, MutexGuard};
 use crate::types::{TableId, UnixSeconds, mix};
 
 /// The file of a checkpoint.

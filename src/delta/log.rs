@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, OnceLock};
 
 use super::{Cut, FIRST_EPOCH, FRAME_BYTES};
 use crate::context::{Journal, lock};
@@ -13,6 +13,7 @@ use crate::kill_point::{KillPoint, reach};
 use crate::log::{CommitRecord, FrameBuf, LogWriter, Mark, MarkRecord, SegmentHeader};
 use crate::plant::{Bug, planted};
 use crate::shard::IMAGE_HEADER_BYTES;
+use crate::sync::{Mutex, MutexGuard};
 use crate::types::{CommitId, Key, TableId};
 
 /// A segment is closed at the first commit after this many bytes.

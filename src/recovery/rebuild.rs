@@ -2,8 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::sync::{Arc, OnceLock};
 
 use super::Identity;
 use super::chain::Chain;
@@ -20,6 +19,8 @@ use crate::kill_point::{KillPoint, reach};
 use crate::log::CommitRecord;
 use crate::manifest::Manifest;
 use crate::options::StoreOptions;
+use crate::sync::atomic::AtomicU64;
+use crate::sync::{Mutex, RwLock};
 
 /// The cold tier's share of the budget, and its bounds: caches and buffers want some, rows the rest.
 const COLD_SHARE: usize = 8;

@@ -22,6 +22,7 @@ use crate::index::{Index, TOMBSTONE_BIT};
 use crate::plant::{Bug, planted};
 use crate::schema::TableSchema;
 use crate::slab::{Backing, RowMeta, Slab};
+use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use crate::types::{Key, TableId, UnixSeconds, mix};
 
 /// Bytes charged for a key on the list of uncommitted rows.
@@ -32,7 +33,7 @@ pub(crate) struct Env<'a> {
     pub(crate) table: TableId,
     pub(crate) schema: &'a TableSchema,
     pub(crate) context: &'a Context,
-    pub(crate) has_cold: &'a std::sync::atomic::AtomicBool,
+    pub(crate) has_cold: &'a AtomicBool,
     pub(crate) counters: &'a Counters,
 }
 
@@ -49,11 +50,11 @@ impl Env<'_> {
 /// What a table counts as it works.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    pub(crate) rows: std::sync::atomic::AtomicI64,
-    pub(crate) cold_reads: std::sync::atomic::AtomicU64,
-    pub(crate) promoted: std::sync::atomic::AtomicU64,
-    pub(crate) demoted: std::sync::atomic::AtomicU64,
-    pub(crate) demoted_writes: std::sync::atomic::AtomicU64,
+    pub(crate) rows: AtomicI64,
+    pub(crate) cold_reads: AtomicU64,
+    pub(crate) promoted: AtomicU64,
+    pub(crate) demoted: AtomicU64,
+    pub(crate) demoted_writes: AtomicU64,
 }
 
 /// See the module.

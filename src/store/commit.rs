@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use super::Store;
@@ -10,6 +10,7 @@ use crate::context::lock;
 use crate::delta::Cut;
 use crate::error::{Error, Result};
 use crate::options::CommitPolicy;
+use crate::sync::{Condvar, Mutex, is_finished, thread};
 use crate::types::CommitId;
 
 /// A commit that was cut and is not yet in the log.
@@ -228,8 +229,8 @@ impl Store {
 
     fn in_background(&self, what: &'static str, work: impl FnOnce() + Send + 'static) -> Result<()> {
         let mut workers = lock(&self.workers);
-        workers.retain(|worker| !worker.is_finished());
-        let spawned = std::thread::Builder::new().name(format!("embedrock-{what}")).spawn(work);
+        workers.retain(|worker| !is_finished(worker));
+        let spawned = thread::Builder::new().name(format!("embedrock-{what}")).spawn(work);
         workers.push(spawned.map_err(|source| Error::io("start a thread for", self.dir(), source))?);
         Ok(())
     }

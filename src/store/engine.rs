@@ -3,8 +3,7 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use super::commit::{Pending, Ticket};
 use crate::catalog::Catalog;
@@ -16,6 +15,8 @@ use crate::fs::Fs;
 use crate::log::CommitRecord;
 use crate::options::Retention;
 use crate::recovery::{Identity, choose, survey};
+use crate::sync::atomic::AtomicBool;
+use crate::sync::{Mutex, MutexGuard};
 use crate::types::{At, CommitId};
 
 /// A base below this is taken for one of this size: otherwise small stores would write bases all the time.

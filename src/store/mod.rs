@@ -9,8 +9,7 @@ mod prune;
 mod stats;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 
 pub use commit::Ticket;
 pub use digest::Digest;
@@ -27,6 +26,8 @@ use crate::fs::LockGuard;
 use crate::log::FrameBuf;
 use crate::options::StoreOptions;
 use crate::schema::TableSchema;
+use crate::sync::Mutex;
+use crate::sync::thread::JoinHandle;
 use crate::table::{GradientRequest, LookupRequest, Table, Update, apply_gradients_many, lookup_many};
 use crate::types::CommitId;
 

@@ -3,8 +3,8 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::Store;
 use super::commit::Due;
@@ -14,6 +14,8 @@ use crate::fs::{Fs, LockGuard, names};
 use crate::kill_point::{KillPoint, reach};
 use crate::options::StoreOptions;
 use crate::recovery::{Identity, Site, check_options, choose, harden, rebuild, survey};
+use crate::sync::Mutex;
+use crate::sync::atomic::AtomicBool;
 use crate::types::CommitId;
 
 /// What opening a store found and did.

@@ -1,7 +1,6 @@
 //! Batched reads: fetch ahead, probe, copy rows into the caller's buffer. Reading never writes.
 #![forbid(unsafe_code)]
 
-use std::sync::RwLockReadGuard;
 use std::sync::atomic::Ordering;
 
 use super::{Table, TableInner};
@@ -10,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::expiry::Expiry;
 use crate::schema::{Missing, TableSchema};
 use crate::shard::{Found, Shard, misfit, read_lanes, shard_of, split_cold};
+use crate::sync::RwLockReadGuard;
 use crate::types::{Key, mix};
 
 /// Keys between the fetch of an index line and its use, and again between the fetch of a row and its use: enough for all the

@@ -7,8 +7,8 @@ mod pool;
 mod pooled;
 mod update;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 pub use many::{GradientRequest, LookupRequest};
 pub(crate) use many::{apply_gradients_many, lookup_many};
@@ -20,6 +20,8 @@ use crate::error::{Error, Result};
 use crate::expiry::Expiry;
 use crate::schema::TableSchema;
 use crate::shard::{Counters, Env, Plan, Shard, misfit, shard_of, split_cold};
+use crate::sync::atomic::AtomicBool;
+use crate::sync::{Mutex, RwLock};
 use crate::types::{Key, TableId, UnixSeconds, mix, unmix};
 
 /// Bytes of a slab's chunk: small tables in small budgets take small ones.

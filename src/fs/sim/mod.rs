@@ -13,7 +13,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 pub use crash::CrashMode;
 use disk::{DirNode, Disk, FileNode, Node, NodeId, Refused, os_error};
@@ -21,6 +21,7 @@ use handle::{SimLock, SimReader, SimWriter};
 
 use super::{DirEntry, Fs, LockGuard, ReadFile, SyncFile, WriteFile};
 use crate::error::{Error, Result};
+use crate::sync::{Mutex, MutexGuard};
 
 /// How a call is made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
