@@ -213,6 +213,16 @@ pub enum Error {
         /// RocksDB's message.
         message: String,
     },
+    /// A place that holds copies did not do what was asked of it. Call again once it does: what is there is used.
+    #[error("cannot {action} {place}: {message}")]
+    Remote {
+        /// What was attempted, e.g. "read".
+        action: &'static str,
+        /// The place and the object.
+        place: String,
+        /// Its reason.
+        message: String,
+    },
     /// Input that a reader cannot take, with its line.
     #[error("{}:{line}: {what}", path.display())]
     Input {

@@ -22,6 +22,8 @@ mod options;
 mod plan;
 mod plant;
 mod recovery;
+#[cfg(feature = "remote")]
+mod remote;
 mod restore;
 mod schema;
 mod shard;
@@ -44,6 +46,8 @@ pub use initializer::Initializer;
 pub use optimizer::Optimizer;
 pub use options::{CommitPolicy, Retention, StoreOptions};
 pub use plan::{Plan, plan};
+#[cfg(feature = "remote")]
+pub use remote::{Copy, Remote, Transfer};
 pub use restore::{Restore, RestoreReport, restore, restore_with};
 pub use schema::{Missing, TableSchema};
 pub use store::{Digest, RecoveryReport, Store, StoreStats, TableStats, Ticket};

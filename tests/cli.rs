@@ -258,3 +258,26 @@ fn a_reader_that_goes_away_is_no_error() {
     child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
     assert_eq!((child.wait().unwrap().code(), err.as_str()), (Some(0), ""));
 }
+
+#[test]
+fn a_copy_elsewhere_is_sent_listed_and_restored() {
+    let place = Place::new();
+    place.ok(&format!("{TRAIN} --samples 3000 --store s"));
+    let sent = place.json("checkpoint s --to elsewhere");
+    assert!(sent["bytes_sent"].as_u64().unwrap() > 0 && sent["bytes_sent"].as_u64() <= sent["bytes"].as_u64(), "{sent}");
+    assert!(place.ok("checkpoint s --to elsewhere").contains(" 0 B sent of "));
+    let listed = place.json("restore --from elsewhere --list");
+    let newest = listed[0]["commit"].as_str().unwrap();
+    assert!(place.ok("restore --from elsewhere --list").contains(&format!("commit {newest} (")));
+    place.ok("restore --from elsewhere --to t");
+    assert_eq!(place.digest("t"), place.digest("s"));
+    let first = listed[0]["commits"][0].as_str().unwrap();
+    place.ok(&format!("restore --from elsewhere --to u --at {first}"));
+    place.ok(&format!("restore s --to v --at {first}"));
+    assert_eq!(place.digest("u"), place.digest("v"));
+    place.ok("restore --from elsewhere --dry-run");
+    place.fails("restore --from elsewhere --to t", 1, &["t exists"]);
+    place.fails("restore --from s3://bucket/x --to w", 1, &["Cargo feature s3"]);
+    place.fails("restore s --from elsewhere --to w", 2, &[]);
+    place.fails("restore --from nothing-here --to w", 1, &["no copy in nothing-here"]);
+}

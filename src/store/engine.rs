@@ -15,7 +15,7 @@ use crate::fs::Fs;
 use crate::log::CommitRecord;
 use crate::options::Retention;
 use crate::recovery::{Identity, choose, survey};
-use crate::sync::atomic::AtomicBool;
+use crate::sync::atomic::{AtomicBool, AtomicUsize};
 use crate::sync::{Mutex, MutexGuard};
 use crate::types::{At, CommitId};
 
@@ -47,6 +47,8 @@ pub(super) struct Engine {
     /// The base that a commit made valid when old ones were last removed.
     pub(super) pruned: Mutex<u64>,
     pub(super) growth: Mutex<Growth>,
+    /// Copies under way that read files: none is removed meanwhile.
+    pub(super) held: AtomicUsize,
     /// A thread was begun to write a base and has not ended.
     pub(super) base_under_way: AtomicBool,
     /// Held while a base is written; the number of the next one.

@@ -206,6 +206,25 @@ impl Store {
         self.engine.checkpoint()
     }
 
+    /// Sends a copy of the last durable commit, and of the history that it can be restored with: the newest valid base and the log after
+    /// it. Only what the target lacks is sent; training goes on meanwhile. Cost: reads the base twice and the log once.
+    ///
+    /// # Errors
+    /// Nothing was committed yet; a damaged file; [`Error::Remote`], and the copy does not exist then: call again, and what was sent
+    /// is not sent again.
+    #[cfg(feature = "remote")]
+    pub fn upload(
+        &self,
+        remote: &crate::remote::Remote,
+        progress: &mut dyn FnMut(crate::remote::Transfer),
+    ) -> Result<crate::remote::Transfer> {
+        let Engine { catalog, fs, dir, identity, log, .. } = &*self.engine;
+        catalog.context.check_process()?;
+        let _held = self.engine.hold();
+        let tip = log.tip().0.id;
+        remote.send(&crate::remote::Source { fs: &**fs, dir, identity: *identity, tip }, progress)
+    }
+
     /// A hash over the live rows of all tables (keys, vectors, optimizer state, times), whatever their tier or shard.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use crate::kill_point::{KillPoint, reach};
 use crate::options::StoreOptions;
 use crate::recovery::{Identity, Site, check_options, choose, harden, rebuild, survey};
 use crate::sync::Mutex;
-use crate::sync::atomic::AtomicBool;
+use crate::sync::atomic::{AtomicBool, AtomicUsize};
 use crate::types::CommitId;
 
 /// What opening a store found and did.
@@ -90,6 +90,7 @@ pub(super) fn open(dir: &Path, options: &StoreOptions) -> Result<Store> {
         pending: Mutex::default(),
         tickets: Mutex::default(),
         pruned: Mutex::default(),
+        held: AtomicUsize::new(0),
         retention: options.retention,
         growth: Mutex::new(growth),
         base_under_way: AtomicBool::new(false),

@@ -1,6 +1,8 @@
 //! Retention: what no restorable commit needs any more is removed, once newer bases are durable.
 #![forbid(unsafe_code)]
 
+use std::sync::atomic::Ordering;
+
 use super::engine::Engine;
 use crate::context::lock;
 use crate::error::Result;
@@ -15,13 +17,22 @@ impl Engine {
     /// After a commit that made a base valid. A failure costs disk space, not data: it is logged, and the next one tries again.
     pub(super) fn prune(&self, record: &CommitRecord) {
         let mut pruned = lock(&self.pruned);
-        if record.base <= *pruned {
+        if record.base <= *pruned || self.held.load(Ordering::Relaxed) > 0 {
             return;
         }
         match self.try_prune(record) {
             Ok(()) => *pruned = record.base,
             Err(error) => tracing::warn!(%error, "old bases and segments could not be removed"),
         }
+    }
+
+    /// Keeps all files until the result is dropped. What is due to be removed then goes with a later commit.
+    #[cfg(feature = "remote")]
+    pub(super) fn hold(&self) -> Held<'_> {
+        // Under the lock: nothing is being removed now, and nothing will be.
+        let _pruned = lock(&self.pruned);
+        self.held.fetch_add(1, Ordering::Relaxed);
+        Held(self)
     }
 
     fn try_prune(&self, record: &CommitRecord) -> Result<()> {
@@ -62,5 +73,16 @@ impl Engine {
             reach(KillPoint::SegmentRemoved);
         }
         fs.sync_dir(&names::logs(&self.dir))
+    }
+}
+
+/// See [`Engine::hold`].
+#[cfg(feature = "remote")]
+pub(super) struct Held<'a>(&'a Engine);
+
+#[cfg(feature = "remote")]
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.held.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -1,6 +1,9 @@
 //! What the subcommands share: how they end, lines, JSON.
 #![forbid(unsafe_code)]
 
+use embedrock::Transfer;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
 pub(crate) use crate::text::{bytes, count, optimizer, size};
 
 /// Prints a line to standard output. A reader that went away is an error like any other, not a panic.
@@ -23,4 +26,30 @@ pub(crate) fn done() -> Outcome {
 pub(crate) fn json(value: &impl serde::Serialize) -> Result<(), Box<dyn std::error::Error>> {
     say!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
+}
+
+/// A bar for bytes on their way, on a terminal; nothing elsewhere.
+pub(crate) fn transfer_bar() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("{bar:24} {percent:>3}% {bytes} of {total_bytes} {msg} eta {eta}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+pub(crate) fn show_transfer(bar: &ProgressBar, transfer: Transfer) {
+    bar.set_length(transfer.total);
+    bar.set_position(transfer.done);
+    bar.set_message(format!("({} moved)", bytes(transfer.moved)));
+}
+
+/// Says that work goes on whose length is not known.
+pub(crate) fn working(what: &'static str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}, {elapsed}") {
+        bar.set_style(style);
+    }
+    bar.set_message(what);
+    bar.enable_steady_tick(std::time::Duration::from_millis(200));
+    bar
 }

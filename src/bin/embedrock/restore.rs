@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use embedrock::{At, CommitId, Restore, StoreOptions};
+use embedrock::{At, CommitId, Remote, Restore, RestoreReport, StoreOptions};
 use serde_json::json;
 
 use crate::output::{self, Outcome, say};
@@ -11,11 +11,15 @@ use crate::output::{self, Outcome, say};
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The store to restore from
-    store: PathBuf,
-    /// The directory to make
-    #[arg(long, value_name = "DIR", required_unless_present = "dry_run")]
+    #[arg(required_unless_present = "from")]
+    store: Option<PathBuf>,
+    /// Restore from a copy instead, in a directory or at a URL, as `checkpoint --to` sent it
+    #[arg(long, value_name = "DIR_OR_URL", conflicts_with = "store")]
+    from: Option<String>,
+    /// The directory to make; with --from, files that were fetched stay beside it until the restore is whole
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["dry_run", "list"])]
     to: Option<PathBuf>,
-    /// The commit, as `inspect --commits` lists them; the newest by default
+    /// The commit, as `inspect --commits` or --list lists them; the newest by default
     #[arg(long, value_name = "COMMIT")]
     at: Option<CommitId>,
     /// Only these tables
@@ -27,30 +31,86 @@ pub(crate) struct Args {
     /// Rebuild the commit, say what would be written, write nothing
     #[arg(long)]
     dry_run: bool,
+    /// Only list the copies
+    #[arg(long, requires = "from")]
+    list: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
-    let options = StoreOptions::default().memory_budget(args.memory_budget);
-    let mut restore = Restore::of(&args.store).at(args.at.map_or(At::Latest, At::Commit)).options(options);
-    if let Some(tables) = &args.tables {
-        restore = restore.tables(tables);
+    if let (Some(place), true) = (&args.from, args.list) {
+        return list(place, args.json);
     }
-    let (report, target) = match &args.to {
-        Some(target) if !args.dry_run => (restore.to(target)?, target.display().to_string()),
-        _ => (restore.dry_run()?, "nothing written".to_owned()),
+    let (report, source) = match (&args.from, &args.store) {
+        (Some(place), _) => (from_copy(args, place)?, place.clone()),
+        (None, Some(store)) => (from_store(args, store.clone())?, store.display().to_string()),
+        (None, None) => return Err("neither a store nor --from is given".into()),
     };
+    let written = |target: &PathBuf| if args.dry_run { "nothing written".into() } else { target.display().to_string() };
+    let target = args.to.as_ref().map_or("nothing written".into(), written);
     if args.json {
         let tables: Vec<_> = report.tables.iter().map(|(name, rows)| json!({"name": name, "rows": rows})).collect();
         output::json(&json!({"commit": report.commit.to_string(), "tables": tables, "state_bytes": report.state_bytes}))?;
     } else {
-        say!("{target}: commit {} of {}", report.commit, args.store.display());
+        say!("{target}: commit {} of {source}", report.commit);
         for (name, rows) in &report.tables {
             say!("table '{name}': {} rows", output::count(*rows));
         }
         say!("trainer state {}", output::bytes(report.state_bytes));
+    }
+    output::done()
+}
+
+fn at(args: &Args) -> At {
+    args.at.map_or(At::Latest, At::Commit)
+}
+
+fn with(args: &Args, restore: Restore) -> Restore {
+    let restore = restore.options(StoreOptions::default().memory_budget(args.memory_budget));
+    args.tables.as_ref().map_or(restore.clone(), |tables| restore.tables(tables))
+}
+
+fn from_store(args: &Args, store: PathBuf) -> Result<RestoreReport, embedrock::Error> {
+    let restore = with(args, Restore::of(store).at(at(args)));
+    let bar = output::working("restoring");
+    let report = match &args.to {
+        Some(target) if !args.dry_run => restore.to(target),
+        _ => restore.dry_run(),
+    };
+    bar.finish_and_clear();
+    report
+}
+
+fn from_copy(args: &Args, place: &str) -> Result<RestoreReport, embedrock::Error> {
+    let (remote, bar) = (Remote::open(place)?, output::transfer_bar());
+    let mut progress = |transfer| output::show_transfer(&bar, transfer);
+    let target = args.to.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("embedrock-copy-{}", std::process::id())));
+    let report = if args.dry_run || args.to.is_none() {
+        remote.dry_run(at(args), &target, |restore| with(args, restore), &mut progress)
+    } else {
+        remote.restore(at(args), &target, |restore| with(args, restore), &mut progress)
+    };
+    bar.finish_and_clear();
+    report
+}
+
+fn list(place: &str, as_json: bool) -> Outcome {
+    let copies = Remote::open(place)?.copies()?;
+    if as_json {
+        let commits = |copy: &embedrock::Copy| copy.commits.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let copy = |copy: &embedrock::Copy| json!({"name": copy.name, "commit": copy.commit.to_string(), "bytes": copy.bytes(), "commits": commits(copy)});
+        output::json(&copies.iter().map(copy).collect::<Vec<_>>())?;
+        return output::done();
+    }
+    for copy in &copies {
+        let first = copy.commits.first().map_or(String::new(), ToString::to_string);
+        let count = output::count(copy.commits.len() as u64);
+        say!("commit {} ({}), {count} commits from {first} on can be restored", copy.commit, output::bytes(copy.bytes()));
+    }
+    if copies.is_empty() {
+        say!("{place} holds no copy");
     }
     output::done()
 }
