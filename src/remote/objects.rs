@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 #[cfg(feature = "testing")]
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use object_store::path::Path;
 use object_store::{Error as Cause, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
@@ -11,6 +11,9 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
 use crate::error::{Error, Result};
+#[cfg(feature = "testing")]
+use crate::sync::atomic::AtomicU64;
+use crate::sync::thread;
 
 /// See the module.
 pub(super) struct Objects {
@@ -113,7 +116,7 @@ impl Objects {
             results
         };
         // On a thread of its own: the caller may be inside a runtime, in which another cannot be waited for.
-        let results = std::thread::scope(|scope| scope.spawn(|| self.runtime.block_on(work)).join());
+        let results = thread::scope(|scope| scope.spawn(|| self.runtime.block_on(work)).join());
         let results = results.map_err(|_| self.failed(action, "", "the call panicked".into()))?;
         let each = results.into_iter().zip(&names);
         each.map(|(result, name)| match result {
