@@ -10,7 +10,7 @@ use bytemuck::Zeroable;
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
 /// Below this a huge page would cost more memory than it saves time.
-const HUGE_PAGE_BYTES: usize = 2 << 20;
+const HUGE_PAGE_BYTES: usize = if cfg!(miri) { 4096 } else { 2 << 20 };
 
 /// Maps zeroed bytes; large ones begin at a huge page. Returns the bytes to skip at the start.
 pub(crate) fn map_anonymous(bytes: usize) -> io::Result<(MmapRaw, usize)> {
@@ -18,7 +18,7 @@ pub(crate) fn map_anonymous(bytes: usize) -> io::Result<(MmapRaw, usize)> {
     let padded = if huge { bytes + HUGE_PAGE_BYTES } else { bytes };
     let map = MmapRaw::from(MmapOptions::new().len(padded).map_anon()?);
     let skip = if huge { map.as_ptr().align_offset(HUGE_PAGE_BYTES) } else { 0 };
-    if huge {
+    if huge && !cfg!(miri) {
         // Advice that the kernel refuses (huge pages switched off) costs speed only.
         let _ = map.advise_range(Advice::HugePage, skip, bytes);
     }

@@ -49,7 +49,7 @@ impl Chunk {
         };
         // A forked child cannot use the store: without the rows it neither pays for their page tables nor makes the parent copy
         // what it writes next. Advice, as that for huge pages.
-        let _ = map.advise(Advice::DontFork);
+        let _ = if cfg!(miri) { Ok(()) } else { map.advise(Advice::DontFork) };
         let start = map.as_mut_ptr().wrapping_add(skip);
         let base = NonNull::new(start).ok_or_else(|| map_error(std::io::Error::other("null mapping")))?;
         Ok(Chunk { base, rows, lanes, _map: map })
