@@ -56,6 +56,30 @@ fn as_many_bases_and_as_long_a_time_are_kept_as_asked_for() {
     }
 }
 
+/// What cannot serve is not kept in the place of what can.
+#[test]
+fn a_damaged_base_does_not_count_among_those_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    drop(commit(&Store::open(&path, options()).unwrap(), 0..6, true));
+    let newest = std::fs::read_dir(path.join("base")).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
+    let mut hot = std::fs::read(newest.join("hot.rows")).unwrap();
+    let middle = hot.len() / 2;
+    hot[middle] ^= 1;
+    std::fs::write(newest.join("hot.rows"), hot).unwrap();
+    let store = Store::open(&path, options()).unwrap();
+    let served = store.recovery().base.unwrap();
+    assert!(store.recovery().damaged_bases.len() == 1 && newest.ends_with(format!("{:08}", served + 1)));
+    let is_there = |number: u64| path.join(format!("base/{number:08}")).exists();
+    // One sound base more is one too few to do without the old one.
+    commit(&store, 6..7, true);
+    commit(&store, 7..8, false);
+    assert!(is_there(served) && is_there(served + 2));
+    commit(&store, 8..9, true);
+    commit(&store, 9..10, false);
+    assert!(!is_there(served) && !is_there(served + 1) && is_there(served + 2) && is_there(served + 3));
+}
+
 #[test]
 fn a_base_is_written_when_the_log_has_outgrown_the_last() {
     let dir = tempfile::tempdir().unwrap();

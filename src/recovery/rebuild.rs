@@ -54,7 +54,7 @@ pub(crate) struct Rebuilt {
     pub(crate) log: Arc<DeltaLog>,
     pub(crate) base: Option<u64>,
     /// Bases that should have served and are damaged.
-    pub(crate) skipped: Vec<Error>,
+    pub(crate) skipped: Vec<(u64, Error)>,
 }
 
 /// Tries the valid bases from the newest on; without one, the log from its beginning.
@@ -67,11 +67,11 @@ pub(crate) fn rebuild(site: &Site<'_>, options: &StoreOptions, survey: &Survey, 
     for base in candidates {
         match attempt(site, options, survey, chain, base) {
             Ok((catalog, log)) => return Ok(Rebuilt { catalog, log, base: base.map(|base| base.number), skipped }),
-            Err(error @ Error::Corrupt { .. }) if base.is_some() => skipped.push(error),
+            Err(error @ Error::Corrupt { .. }) if base.is_some() => skipped.extend(base.map(|base| (base.number, error))),
             Err(error) => return Err(error),
         }
     }
-    Err(skipped.into_iter().next().unwrap_or_else(|| Error::UnknownCommit {
+    Err(skipped.into_iter().map(|(_, error)| error).next().unwrap_or_else(|| Error::UnknownCommit {
         id: chain.target().0,
         why: "no base from which it could be rebuilt is left".into(),
     }))

@@ -49,6 +49,8 @@ pub(super) struct Engine {
     pub(super) growth: Mutex<Growth>,
     /// Copies under way that read files: none is removed meanwhile.
     pub(super) held: AtomicUsize,
+    /// Bases that could not serve when the store was opened: they are none that retention keeps.
+    pub(super) damaged_bases: Vec<u64>,
     /// A thread was begun to write a base and has not ended.
     pub(super) base_under_way: AtomicBool,
     /// Held while a base is written; the number of the next one.

@@ -65,7 +65,7 @@ pub(super) fn open(dir: &Path, options: &StoreOptions) -> Result<Store> {
     let site = Site { fs: Arc::clone(&fs), dir, live: names::live(dir), identity };
     let rebuilt = rebuild(&site, options, &survey, &chain)?;
     let base = survey.bases.iter().find(|base| Some(base.number) == rebuilt.base);
-    let damaged = rebuilt.skipped.iter().chain(&survey.bad_bases).map(ToString::to_string).collect();
+    let damaged = rebuilt.skipped.iter().map(|(_, error)| error).chain(&survey.bad_bases).map(ToString::to_string).collect();
     let report = RecoveryReport {
         at: chain.target().0,
         base: rebuilt.base,
@@ -91,6 +91,7 @@ pub(super) fn open(dir: &Path, options: &StoreOptions) -> Result<Store> {
         tickets: Mutex::default(),
         pruned: Mutex::default(),
         held: AtomicUsize::new(0),
+        damaged_bases: rebuilt.skipped.iter().map(|(number, _)| *number).collect(),
         retention: options.retention,
         growth: Mutex::new(growth),
         base_under_way: AtomicBool::new(false),

@@ -43,7 +43,8 @@ impl Engine {
         }
         let survey = survey(fs, &self.dir, self.identity.uuid)?;
         let chain = choose(&survey, &self.dir, if record.id.sequence == 0 { At::Latest } else { At::Commit(record.id) })?;
-        let valid = chain.bases(&survey);
+        let mut valid = chain.bases(&survey);
+        valid.retain(|base| !self.damaged_bases.contains(&base.number));
         let until = chain.commits.last().and_then(|(_, placed)| placed.record.clock).unwrap_or(0);
         let until = until.saturating_sub(self.retention.seconds);
         // A base whose commit is not in the log any more is older than all that are.
