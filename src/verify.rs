@@ -78,22 +78,28 @@ pub fn verify(dir: impl AsRef<Path>) -> Result<VerifyReport> {
 }
 
 pub(crate) fn verify_on(fs: &dyn Fs, dir: &Path) -> Result<VerifyReport> {
-    let mut report = VerifyReport::default();
     if !fs.exists(&names::identity(dir))? {
         return Err(Error::NotAStore { path: dir.to_path_buf(), why: "it has no IDENTITY file".into() });
     }
     let _lock = fs.lock(&names::lock(dir))?;
+    verify_files(fs, dir, || Ok(()))
+}
+
+/// Checks files that nobody removes meanwhile; what `at_rest` returns keeps the log as it is while that is read.
+pub(crate) fn verify_files<G>(fs: &dyn Fs, dir: &Path, at_rest: impl FnOnce() -> Result<G>) -> Result<VerifyReport> {
+    let mut report = VerifyReport::default();
     report.count(fs, &names::identity(dir))?;
     for damage in Identity::check(fs, dir)? {
         report.take::<()>(Err(damage))?;
     }
+    verify_bases(fs, dir, &mut report)?;
+    let _at_rest = at_rest()?;
     if fs.exists(&names::durable(dir))? {
         report.count(fs, &names::durable(dir))?;
         for damage in Mark::check(fs, &names::durable(dir))? {
             report.take::<()>(Err(damage))?;
         }
     }
-    verify_bases(fs, dir, &mut report)?;
     verify_history(fs, dir, &mut report)?;
     Ok(report)
 }

@@ -162,3 +162,39 @@ fn commits_of_several_threads_are_durable_one_by_one() {
     store.table("t").unwrap().lookup(&(0..threads).collect::<Vec<_>>(), &mut rows).unwrap();
     assert_eq!(rows, vec![each as f32; threads as usize * DIM]);
 }
+
+/// The files of an open store are checked while threads train, commit and write bases; damage is found all the same.
+#[test]
+fn an_open_store_is_verified_while_it_works() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = Store::open(&path, options()).unwrap();
+    for name in ["a", "b"] {
+        store.create_table(schema(name)).unwrap();
+    }
+    let (stop, batches) = (AtomicBool::new(false), [AtomicU64::new(0)]);
+    std::thread::scope(|scope| {
+        let (store, stop, batches) = (&store, &stop, &batches);
+        scope.spawn(move || train(store, "a", 5, stop, batches));
+        scope.spawn(move || train(store, "b", 6, stop, batches));
+        scope.spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                store.commit_in_background(Vec::new).unwrap();
+                store.checkpoint_in_background().unwrap();
+            }
+        });
+        for _ in 0..20 {
+            let report = store.verify().unwrap();
+            assert!(report.damage.is_empty() && report.files > 1, "{report:?}");
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    store.commit(b"").unwrap();
+    let log = std::fs::read_dir(path.join("log")).unwrap().map(|entry| entry.unwrap().path()).min().unwrap();
+    let mut bytes = std::fs::read(&log).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&log, bytes).unwrap();
+    let damage = store.verify().unwrap().damage;
+    assert!(damage.iter().any(|damage| damage.path == log), "{damage:?}");
+}

@@ -18,6 +18,7 @@ use crate::recovery::{Identity, choose, survey};
 use crate::sync::atomic::{AtomicBool, AtomicUsize};
 use crate::sync::{Mutex, MutexGuard};
 use crate::types::{At, CommitId};
+use crate::verify::{VerifyReport, verify_files};
 
 /// A base below this is taken for one of this size: otherwise small stores would write bases all the time.
 const MIN_BASE_BYTES: u64 = 16 << 20;
@@ -119,6 +120,16 @@ impl Engine {
         let at = if tip.id.sequence == 0 { At::Latest } else { At::Commit(tip.id) };
         let chain = choose(&survey, &self.dir, at)?;
         Ok(chain.restorable(&survey))
+    }
+
+    pub(super) fn verify(&self) -> Result<VerifyReport> {
+        self.catalog.context.check_process()?;
+        let _held = self.hold();
+        verify_files(&*self.fs, &self.dir, || {
+            let pending = self.between_commits()?;
+            self.sync_to(u64::MAX)?;
+            Ok(pending)
+        })
     }
 
     pub(super) fn checkpoint(&self) -> Result<u64> {

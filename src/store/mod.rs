@@ -30,6 +30,7 @@ use crate::sync::Mutex;
 use crate::sync::thread::JoinHandle;
 use crate::table::{GradientRequest, LookupRequest, Table, Update, apply_gradients_many, lookup_many};
 use crate::types::CommitId;
+use crate::verify::VerifyReport;
 
 /// An open store: tables of embeddings in a directory, that one process holds.
 ///
@@ -223,6 +224,15 @@ impl Store {
         let _held = self.engine.hold();
         let tip = log.tip().0.id;
         remote.send(&crate::remote::Source { fs: &**fs, dir, identity: *identity, tip }, progress)
+    }
+
+    /// As [`verify`](crate::verify()), of this store while it is open. Training goes on, and a new base may be written; commits wait while
+    /// the log is read.
+    ///
+    /// # Errors
+    /// A poisoned store, a failing disk. Damage is no error: it is in the report.
+    pub fn verify(&self) -> Result<VerifyReport> {
+        self.engine.verify()
     }
 
     /// A hash over the live rows of all tables (keys, vectors, optimizer state, times), whatever their tier or shard.

@@ -27,7 +27,6 @@ impl Engine {
     }
 
     /// Keeps all files until the result is dropped. What is due to be removed then goes with a later commit.
-    #[cfg(feature = "remote")]
     pub(super) fn hold(&self) -> Held<'_> {
         // Under the lock: nothing is being removed now, and nothing will be.
         let _pruned = lock(&self.pruned);
@@ -78,10 +77,8 @@ impl Engine {
 }
 
 /// See [`Engine::hold`].
-#[cfg(feature = "remote")]
 pub(super) struct Held<'a>(&'a Engine);
 
-#[cfg(feature = "remote")]
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         self.0.held.fetch_sub(1, Ordering::Relaxed);
