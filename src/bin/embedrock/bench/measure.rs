@@ -15,7 +15,7 @@ use super::{Args, Builder, Distribution, Operation};
 const FOLLOWED: u64 = 64;
 
 /// A candidate's figure for one operation.
-pub(super) struct Figure {
+pub(crate) struct Figure {
     case: Case,
     candidate: &'static str,
     /// Rows a second, the median over the turns.

@@ -20,7 +20,8 @@ use serde_json::json;
 use candidate::Built;
 
 use crate::output::{self, Outcome, say};
-use measure::{Figure, measure};
+pub(crate) use measure::Figure;
+use measure::measure;
 use workload::{Distribution, Site};
 
 /// Builds a candidate with all its rows in place.
@@ -30,37 +31,37 @@ pub(crate) type Builder = fn(&Site) -> Built;
 pub(crate) struct Args {
     /// Rows; 2.5 GB of them by default, so that caches hold few
     #[arg(long)]
-    rows: Option<u64>,
+    pub(crate) rows: Option<u64>,
     /// f32s of an embedding
     #[arg(long, value_delimiter = ',', default_value = "64", value_parser = clap::value_parser!(u32).range(1..=4096))]
-    dim: Vec<u32>,
+    pub(crate) dim: Vec<u32>,
     /// Keys a batch
     #[arg(long, value_delimiter = ',', default_value = "4096", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    batch: Vec<u32>,
+    pub(crate) batch: Vec<u32>,
     /// Threads
     #[arg(long, value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u16).range(1..=256))]
-    threads: Vec<u16>,
+    pub(crate) threads: Vec<u16>,
     /// How keys are drawn: `uniform`, or `zipf:1.05`
     #[arg(long, value_delimiter = ',', default_value = "uniform")]
-    distribution: Vec<Distribution>,
+    pub(crate) distribution: Vec<Distribution>,
     /// What is measured: `lookup`, `miss`, `update`, `mixed`, `insert`
     #[arg(long, value_delimiter = ',', default_value = "lookup,miss,update,mixed,insert")]
-    operation: Vec<Operation>,
+    pub(crate) operation: Vec<Operation>,
     /// Seconds for each figure, shared by the turns
     #[arg(long, default_value_t = 2.0)]
-    seconds: f64,
+    pub(crate) seconds: f64,
     /// Turns of each candidate
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    turns: u16,
+    pub(crate) turns: u16,
     /// Where a temporary store goes
     #[arg(long, default_value_os_t = std::env::temp_dir())]
-    dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// A few rows for an instant, to see that everything works
     #[arg(long)]
-    quick: bool,
+    pub(crate) quick: bool,
     /// Print JSON
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
 }
 
 /// What a candidate is asked to do with a batch.
@@ -97,6 +98,20 @@ const QUICK: (u64, f64) = (20_000, 0.02);
 
 /// With `peers` beside the candidates of this crate.
 pub(crate) fn run(args: &Args, peers: &[Builder]) -> Outcome {
+    let show = |figures: &[Figure]| if args.json { Ok(()) } else { print(figures) };
+    let results = results(args, peers, show)?;
+    if args.json {
+        output::json(&results)?;
+    }
+    output::done()
+}
+
+/// Measures all that is asked for and shows each operation's figures as they come.
+pub(crate) fn results(
+    args: &Args,
+    peers: &[Builder],
+    show: impl Fn(&[Figure]) -> Result<(), Box<dyn std::error::Error>>,
+) -> Result<serde_json::Value, Box<dyn std::error::Error>> {
     let args = &if args.quick { quick(args) } else { args.clone() };
     let mut builders: Vec<Builder> = vec![limit::bare, limit::with_index, store::build, maps::flat, maps::boxed];
     builders.extend(peers);
@@ -113,17 +128,11 @@ pub(crate) fn run(args: &Args, peers: &[Builder]) -> Outcome {
             let rows = args.rows.unwrap_or(DEFAULT_BYTES / (u64::from(dim) * 4));
             let site = Site { dir: args.dir.clone(), rows, dim: dim as usize, trains, threads: threads.into() };
             let of_site = measure(args, &site, &builders, &operations).map_err(|failure| failure.to_string())?;
-            if !args.json {
-                of_site.iter().try_for_each(|figures| print(figures))?;
-            }
-            figures.extend(of_site);
+            of_site.iter().try_for_each(|figures| show(figures))?;
+            figures.extend(of_site.iter().flatten().map(Figure::to_json));
         }
     }
-    if args.json {
-        let figures: Vec<_> = figures.iter().flatten().map(Figure::to_json).collect();
-        output::json(&json!({ "machine": machine(), "turns": args.turns, "seconds": args.seconds, "figures": figures }))?;
-    }
-    output::done()
+    Ok(json!({ "machine": machine(), "turns": args.turns, "seconds": args.seconds, "figures": figures }))
 }
 
 fn quick(args: &Args) -> Args {
@@ -132,7 +141,7 @@ fn quick(args: &Args) -> Args {
 }
 
 /// The figures of one operation.
-fn print(figures: &[Figure]) -> Result<(), Box<dyn std::error::Error>> {
+pub(crate) fn print(figures: &[Figure]) -> Result<(), Box<dyn std::error::Error>> {
     let Some(first) = figures.first() else { return Ok(()) };
     say!("\n{}", first.heading());
     for figure in figures {

@@ -5,8 +5,6 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use embedrock::train::data::synthetic::Counter;
-
 /// Keys drawn for each thread, in all its batches together: more than any cache holds rows of.
 const KEYS_A_THREAD: usize = 2 << 20;
 /// The gradient of every value.
@@ -120,7 +118,7 @@ pub(crate) fn all_rows(site: &Site, thread: usize) -> impl Iterator<Item = (Batc
 
 impl Workload {
     pub(crate) fn new(site: &Site, distribution: Distribution, batch: usize) -> Workload {
-        let mut random = Counter::new(7);
+        let mut random = Random::new(7);
         let mut draw = |thread: usize, first: u64| {
             let rows = site.rows_of(thread) as u64;
             let zipf = match distribution {
@@ -151,6 +149,25 @@ impl Workload {
     }
 }
 
+/// A counter, mixed.
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        key_of(self.0)
+    }
+
+    /// Uniform in 0..1.
+    fn unit(&mut self) -> f64 {
+        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
 /// Draws Zipf ranks exactly, by rejection from the integral (Hoermann, Derflinger 1996).
 struct Zipf {
     ranks: f64,
@@ -178,7 +195,7 @@ impl Zipf {
     }
 
     /// A rank, from 0.
-    fn rank(&self, random: &mut Counter) -> u64 {
+    fn rank(&self, random: &mut Random) -> u64 {
         loop {
             let y = self.high + random.unit() * (self.low - self.high);
             let x = self.inverse(y);
@@ -195,7 +212,7 @@ mod tests {
     #[test]
     fn zipf_ranks_have_their_probabilities() {
         for exponent in [1.05, 1.15, 0.8] {
-            let (zipf, mut random) = (super::Zipf::new(1000, exponent), super::Counter::new(1));
+            let (zipf, mut random) = (super::Zipf::new(1000, exponent), super::Random::new(1));
             let mut counts = [0u32; 1000];
             (0..200_000).for_each(|_| counts[zipf.rank(&mut random) as usize] += 1);
             let sum: f64 = (1..=1000).map(|k| f64::from(k).powf(-exponent)).sum();
