@@ -27,6 +27,7 @@ mod remote;
 mod restore;
 mod schema;
 mod shard;
+mod simd;
 mod slab;
 mod store;
 mod sync;

@@ -19,7 +19,7 @@ impl Adagrad {
         positive("epsilon", self.epsilon)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn apply(&self, step: Step, weights: &mut [f32], state: &mut [f32], grad: &[f32]) {
         for ((w, n), &g) in weights.iter_mut().zip(state).zip(grad) {
             let g = step.decayed(g, *w);

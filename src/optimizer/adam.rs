@@ -48,7 +48,7 @@ impl Adam {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn apply(&self, step: Step, weights: &mut [f32], state: &mut [f32], grad: &[f32]) {
         let (first, rest) = state.split_at_mut(weights.len());
         let (second, powers) = rest.split_at_mut(weights.len());

@@ -30,7 +30,7 @@ impl Ftrl {
         linear.fill(0.0);
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn apply(&self, step: Step, weights: &mut [f32], state: &mut [f32], grad: &[f32]) {
         let lr = step.learning_rate;
         let l2 = self.l2 * lr;

@@ -21,6 +21,8 @@ use ftrl::Ftrl;
 use rowwise_adagrad::RowwiseAdagrad;
 use sgd::Sgd;
 
+use crate::simd::{Cpu, Loop};
+
 /// How gradients change a table's rows.
 ///
 /// `g` is a key's gradient, summed over the batch; `w` its embedding; `D` the dimension. With weight decay `wd` the rules see
@@ -78,13 +80,49 @@ pub(crate) struct Step {
     weight_decay: f32,
     /// Powers of Adam's betas that stand for those of each row.
     powers: Option<[f32; 2]>,
+    cpu: Cpu,
 }
 
 impl Step {
+    /// Other instructions than the processor's best, for tests.
+    #[cfg(test)]
+    fn on(self, cpu: Cpu) -> Step {
+        Step { cpu, ..self }
+    }
+
+    pub(crate) fn cpu(self) -> Cpu {
+        self.cpu
+    }
+
     /// `g + wd * w`; without decay g itself, whatever w is.
     #[inline(always)]
     fn decayed(self, gradient: f32, weight: f32) -> f32 {
         if self.weight_decay == 0.0 { gradient } else { gradient + self.weight_decay * weight }
+    }
+}
+
+/// A rule applied to a row.
+struct Application<'a> {
+    rule: &'a Rule,
+    step: Step,
+    weights: &'a mut [f32],
+    state: &'a mut [f32],
+    grad: &'a [f32],
+}
+
+impl Loop for Application<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Application { rule, step, weights, state, grad } = self;
+        match rule {
+            Rule::Sgd(rule) => rule.apply(step, weights, grad),
+            Rule::Adagrad(rule) => rule.apply(step, weights, state, grad),
+            Rule::RowwiseAdagrad(rule) => rule.apply(step, weights, state, grad),
+            Rule::Adam(rule) => rule.apply(step, weights, state, grad),
+            Rule::Ftrl(rule) => rule.apply(step, weights, state, grad),
+        }
     }
 }
 
@@ -233,7 +271,8 @@ impl Optimizer {
             Rule::Adam(rule) => number.map(|number| rule.powers(number)),
             _ => None,
         };
-        Step { learning_rate: learning_rate.unwrap_or(self.learning_rate), weight_decay: self.weight_decay, powers }
+        let learning_rate = learning_rate.unwrap_or(self.learning_rate);
+        Step { learning_rate, weight_decay: self.weight_decay, powers, cpu: Cpu::detect() }
     }
 
     /// Applies one gradient. `row` is the embedding and the state behind it, `grad` has `dim` values.
@@ -241,13 +280,7 @@ impl Optimizer {
     pub(crate) fn apply(&self, step: Step, row: &mut [f32], dim: usize, grad: &[f32]) {
         debug_assert_eq!((row.len(), grad.len()), (dim + self.state_len(dim), dim));
         let (weights, state) = row.split_at_mut(dim);
-        match &self.rule {
-            Rule::Sgd(rule) => rule.apply(step, weights, grad),
-            Rule::Adagrad(rule) => rule.apply(step, weights, state, grad),
-            Rule::RowwiseAdagrad(rule) => rule.apply(step, weights, state, grad),
-            Rule::Adam(rule) => rule.apply(step, weights, state, grad),
-            Rule::Ftrl(rule) => rule.apply(step, weights, state, grad),
-        }
+        step.cpu.run(Application { rule: &self.rule, step, weights, state, grad });
     }
 
     /// Whether rows of the one can go on with the other: same rule, so same state. Its parameters may differ.

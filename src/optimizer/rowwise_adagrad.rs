@@ -22,7 +22,7 @@ impl RowwiseAdagrad {
         positive("epsilon", self.epsilon)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn apply(&self, step: Step, weights: &mut [f32], state: &mut [f32], grad: &[f32]) {
         let [n] = state else { return debug_assert!(weights.is_empty(), "the state is one value") };
         let sum = *n + sum_of_squares(step, weights, grad) / weights.len() as f32;
@@ -34,6 +34,7 @@ impl RowwiseAdagrad {
     }
 }
 
+#[inline(always)]
 fn sum_of_squares(step: Step, weights: &[f32], grad: &[f32]) -> f32 {
     let mut lanes = [0.0f32; LANES];
     let (whole_weights, whole_grad) = (weights.chunks_exact(LANES), grad.chunks_exact(LANES));

@@ -7,7 +7,7 @@ use super::Step;
 pub(super) struct Sgd;
 
 impl Sgd {
-    #[inline]
+    #[inline(always)]
     pub(super) fn apply(self, step: Step, weights: &mut [f32], grad: &[f32]) {
         for (w, &g) in weights.iter_mut().zip(grad) {
             *w -= step.learning_rate * step.decayed(g, *w);

@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::index::TOMBSTONE_BIT;
 use crate::optimizer::Step;
 use crate::plant::{Bug, planted};
+use crate::simd::Add;
 use crate::slab::{PINNED, TOMBSTONE};
 use crate::types::{Key, UnixSeconds, mix};
 
@@ -231,7 +232,7 @@ impl Shard {
         if batch.op != Op::Prefetch {
             self.catch_up(env.context);
         }
-        self.sum_duplicates(batch.op, dim, values, plan);
+        self.sum_duplicates(batch, dim, values, plan);
         let Plan { uniques, sums, .. } = plan;
         let (mut added, mut touched) = (0, 0);
         uniques.iter().take(ROWS_AHEAD).for_each(|unique| self.prefetch_row(env, unique));
@@ -274,8 +275,9 @@ impl Shard {
     }
 
     /// f32 sums in input order, whatever the number of workers or shards.
-    fn sum_duplicates(&self, op: Op, dim: usize, values: Values<'_>, plan: &mut Plan) {
-        if !matches!(op, Op::Gradients | Op::AssignAdd) || plan.uniques.len() == plan.positions.len() {
+    fn sum_duplicates(&self, batch: Batch, dim: usize, values: Values<'_>, plan: &mut Plan) {
+        let cpu = batch.step.cpu();
+        if !matches!(batch.op, Op::Gradients | Op::AssignAdd) || plan.uniques.len() == plan.positions.len() {
             return;
         }
         plan.sums.clear();
@@ -284,7 +286,7 @@ impl Shard {
             let owner = owner as usize;
             if plan.uniques[owner].occurrences > 1 {
                 let value = values.row(position, dim);
-                plan.sums[owner * dim..(owner + 1) * dim].iter_mut().zip(value).for_each(|(sum, v)| *sum += v);
+                cpu.run(Add { to: &mut plan.sums[owner * dim..(owner + 1) * dim], values: value });
             }
         }
     }
@@ -336,7 +338,7 @@ impl Shard {
         match batch.op {
             Op::Gradients => env.schema.optimizer_ref().apply(batch.step, row, dim, value),
             Op::Assign => row[..dim].copy_from_slice(value),
-            Op::AssignAdd => row[..dim].iter_mut().zip(value).for_each(|(lane, v)| *lane += v),
+            Op::AssignAdd => batch.step.cpu().run(Add { to: &mut row[..dim], values: value }),
             Op::Remove | Op::Prefetch => {}
         }
         let meta = self.slab.meta_mut(unique.row);

@@ -13,11 +13,14 @@ use crate::optimizer::Optimizer;
 use crate::plant::{Bug, planted};
 use crate::schema::TableSchema;
 use crate::shard::{Batch, Op, Plan, Shard, Values, shard_of};
+use crate::simd::{AllFinite, Cpu};
 use crate::sync::{MutexGuard, RwLock};
 use crate::types::{Key, mix};
 
 /// A batch of at least this many keys is worth several threads.
 const MIN_KEYS_FOR_THREADS: usize = 2048;
+/// Values compared without an exit between them.
+const FINITE_AT_ONCE: usize = 4096;
 
 /// When a batch happened, and how it learns.
 ///
@@ -158,9 +161,9 @@ impl TableInner {
     }
 
     fn check_finite(&self, op: Op, keys: &[Key], values: Values<'_>, dim: usize) -> Result<()> {
-        // Whole rows without an exit between their values, so that many are compared at once.
-        let finite = |row: &[f32]| row.iter().fold(true, |all, v| all & v.is_finite());
-        if self.context.allow_non_finite || values.all().chunks(dim).all(finite) {
+        let cpu = Cpu::detect();
+        let finite = |values: &[f32]| cpu.run(AllFinite(values));
+        if self.context.allow_non_finite || values.all().chunks(FINITE_AT_ONCE).all(finite) {
             return Ok(());
         }
         // Rows that no key takes may hold anything.
