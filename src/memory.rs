@@ -9,8 +9,8 @@ use std::ptr::NonNull;
 use bytemuck::Zeroable;
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
-/// Below this a huge page would cost more memory than it saves time.
-const HUGE_PAGE_BYTES: usize = if cfg!(miri) { 4096 } else { 2 << 20 };
+/// A huge page. Below this one would cost more memory than it saves time.
+pub(crate) const HUGE_PAGE_BYTES: usize = if cfg!(miri) { 4096 } else { 2 << 20 };
 
 /// Maps zeroed bytes; large ones begin at a huge page. Returns the bytes to skip at the start.
 pub(crate) fn map_anonymous(bytes: usize) -> io::Result<(MmapRaw, usize)> {

@@ -153,7 +153,7 @@ impl StoreOptions {
     }
 
     /// Shards a table is split into, 1 to 4,096. More shards mean shorter pauses and more memory for small tables.
-    /// Default: 16, or 64 from a budget of 4 GiB on.
+    /// Default: 16, or 64 from a budget of 16 GiB on.
     #[must_use]
     pub fn shards(mut self, shards: usize) -> Self {
         self.shards = Some(shards);

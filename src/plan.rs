@@ -4,10 +4,10 @@
 use crate::optimizer::Optimizer;
 use crate::schema::TableSchema;
 
-/// Bytes of times and flags beside a hot row.
+/// Bytes of key, time and flags beside a hot row.
 const META_BYTES: u64 = size_of::<crate::slab::RowMeta>() as u64;
-/// Bytes of index a hot row takes, between growths: a line of 64 bytes for five keys, three quarters to seven eighths full.
-const INDEX_BYTES: u64 = 16;
+/// Bytes of index a hot row takes, between growths: a line of 64 bytes for twelve rows, half to seven eighths full.
+const INDEX_BYTES: u64 = 8;
 /// Bytes of a cold row beside its lanes: key, time, and RocksDB's framing, filter and index.
 const COLD_OVERHEAD_BYTES: u64 = 26;
 
@@ -16,7 +16,7 @@ const COLD_OVERHEAD_BYTES: u64 = 26;
 pub struct Plan {
     /// Bytes of a row: embedding and optimizer state.
     pub row_bytes: u64,
-    /// Bytes of a hot row with its index entry, time and flags.
+    /// Bytes of a hot row with its index entry, key, time and flags.
     pub hot_row_bytes: u64,
     /// Bytes of memory for all rows hot.
     pub memory_bytes: u64,

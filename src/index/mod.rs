@@ -1,16 +1,16 @@
-//! The collisionless index of a shard: key -> row number, full keys compared, one cache line a probe.
+//! The collisionless index of a shard: key -> row number, one cache line a probe.
 //!
-//! Buckets of five keys and five row numbers fill one cache line. A key whose home bucket is full goes to the next one with
-//! room, and each full bucket passed counts it in `overflow`, so a search ends at the first bucket that nothing passed
-//! (the idea of Folly's F14, with a bucket for a group).
+//! A bucket is a cache line of twelve row numbers with eight bits of each key's hash, compared at once. The keys themselves stand
+//! beside the rows: the caller compares them whole, so no key is ever taken for another. A key whose home bucket is full goes to
+//! a second one far off, then to those after that; each full bucket passed counts it, so that a search ends at the first bucket
+//! that no key of its class passed (the idea of Folly's F14): nearly always the first.
 
 mod bucket;
 
-use bucket::{Bucket, WIDTH};
+use bucket::{Bucket, Mark, WIDTH};
 
-use crate::memory::Zeroed;
+use crate::memory::{HUGE_PAGE_BYTES, Zeroed};
 use crate::plant::{Bug, planted};
-use crate::types::Key;
 
 /// Set in a row number when the key was removed and only its tombstone is there.
 pub(crate) const TOMBSTONE_BIT: u32 = 1 << 31;
@@ -21,9 +21,11 @@ const MAX_LOAD_PER_MILLE: usize = 870;
 const GROWTH_NUMERATOR: usize = 5;
 const GROWTH_DENOMINATOR: usize = 4;
 const MIN_BUCKETS: usize = 4;
+/// Rows whose keys are brought near together when the index is rebuilt.
+const GROUP: usize = 64;
 
 /// Asks the processor to bring the cache line at `address` near. Any address is allowed.
-#[inline]
+#[inline(always)]
 pub(crate) fn prefetch(address: *const u8) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     // SAFETY: a prefetch never faults, whatever the address; SSE is part of x86-64.
@@ -34,10 +36,40 @@ pub(crate) fn prefetch(address: *const u8) {
     let _ = address;
 }
 
-/// Maps keys to row numbers below 2^31, each key to its own.
+/// Maps keys to row numbers below 2^31, each key to its own. `hash` is any well mixed function of the key, always the same.
 pub(crate) struct Index {
     buckets: Zeroed<Bucket>,
     len: usize,
+}
+
+/// The buckets in which a key is looked for, one after the other.
+struct Path {
+    at: usize,
+    buckets: usize,
+    /// To the second bucket; from there on 1.
+    step: usize,
+}
+
+impl Path {
+    #[inline(always)]
+    fn new(hash: u64, buckets: usize) -> Path {
+        let far = ((hash >> 43 & 0x1ff) * (buckets as u64 - 1)) >> 9;
+        Path { at: home(hash, buckets), buckets, step: 1 + far as usize }
+    }
+
+    #[inline(always)]
+    fn advance(&mut self) {
+        self.at += self.step;
+        if self.at >= self.buckets {
+            self.at -= self.buckets;
+        }
+        self.step = 1;
+    }
+}
+
+#[inline(always)]
+fn home(hash: u64, buckets: usize) -> usize {
+    ((u64::from(hash as u32) * buckets as u64) >> 32) as usize
 }
 
 impl Index {
@@ -53,48 +85,45 @@ impl Index {
         self.buckets.len() * size_of::<Bucket>()
     }
 
-    fn home(&self, hash: u64) -> usize {
-        (((hash >> 32) * self.buckets.len() as u64) >> 32) as usize
-    }
-
-    fn next(&self, bucket: usize) -> usize {
-        if bucket + 1 == self.buckets.len() { 0 } else { bucket + 1 }
-    }
-
-    /// Brings the key's home bucket near, and the next one: a third of the searches go on there.
+    /// Brings the key's home bucket near.
     #[inline(always)]
     pub(crate) fn prefetch(&self, hash: u64) {
-        let home = (&raw const self.buckets[self.home(hash)]).cast::<u8>();
-        prefetch(home);
-        prefetch(home.wrapping_add(size_of::<Bucket>()));
+        prefetch((&raw const self.buckets[home(hash, self.buckets.len())]).cast::<u8>());
     }
 
-    /// The row of `key`; `hash` is any well mixed function of it, always the same.
+    /// The row that is most likely the key's, or nothing if the key is not there: the whole key is yet to be compared.
     #[inline(always)]
-    pub(crate) fn find(&self, key: Key, hash: u64) -> Option<u32> {
-        self.locate(key, hash).map(|(bucket, place)| self.buckets[bucket].rows[place])
+    pub(crate) fn candidate(&self, hash: u64) -> Option<u32> {
+        self.locate(hash, |_| true).map(|(bucket, place)| self.buckets[bucket].rows[place])
+    }
+
+    /// The row of a key; `is_its` compares the whole key with that of a row.
+    #[inline(always)]
+    pub(crate) fn find(&self, hash: u64, is_its: impl Fn(u32) -> bool) -> Option<u32> {
+        self.locate(hash, is_its).map(|(bucket, place)| self.buckets[bucket].rows[place])
     }
 
     /// Every bucket may have been passed at some time, so a search also ends when it has been round.
-    #[inline]
-    fn locate(&self, key: Key, hash: u64) -> Option<(usize, usize)> {
-        let mut at = self.home(hash);
-        for _ in 0..self.buckets.len() {
-            let bucket = &self.buckets[at];
-            if let Some(place) = bucket.position(key) {
-                return Some((at, place));
+    #[inline(always)]
+    fn locate(&self, hash: u64, is_its: impl Fn(u32) -> bool) -> Option<(usize, usize)> {
+        let mark = Mark::new(hash);
+        let mut path = Path::new(hash, self.buckets.len());
+        for _ in 0..=self.buckets.len() {
+            let bucket = &self.buckets[path.at];
+            if let Some(place) = bucket.matches(mark).find(|&place| is_its(bucket.rows[place] & !TOMBSTONE_BIT)) {
+                return Some((path.at, place));
             }
-            if bucket.overflow == 0 {
+            if !bucket.was_passed(mark) {
                 return None;
             }
-            at = self.next(at);
+            path.advance();
         }
         None
     }
 
     /// Replaces the row number of a key that is there. Returns whether it was.
-    pub(crate) fn replace(&mut self, key: Key, hash: u64, row: u32) -> bool {
-        let Some((bucket, place)) = self.locate(key, hash) else { return false };
+    pub(crate) fn replace(&mut self, hash: u64, is_its: impl Fn(u32) -> bool, row: u32) -> bool {
+        let Some((bucket, place)) = self.locate(hash, is_its) else { return false };
         self.buckets[bucket].rows[place] = row;
         true
     }
@@ -109,7 +138,9 @@ impl Index {
         while !fits(buckets) {
             buckets = (buckets * GROWTH_NUMERATOR).div_ceil(GROWTH_DENOMINATOR);
         }
-        Some(buckets)
+        // Whole huge pages, once half of one is needed: an end in small pages costs more time than the memory is worth.
+        const A_PAGE: usize = HUGE_PAGE_BYTES / size_of::<Bucket>();
+        Some(if buckets >= A_PAGE / 2 { buckets.next_multiple_of(A_PAGE) } else { buckets })
     }
 
     /// Bytes of an index of `buckets` buckets.
@@ -117,48 +148,53 @@ impl Index {
         buckets * size_of::<Bucket>()
     }
 
-    /// Rebuilds with `buckets` buckets; `hash` gives each key's hash again.
-    pub(crate) fn rebuild(&mut self, buckets: usize, hash: impl Fn(Key) -> u64) {
+    /// Rebuilds with `buckets` buckets; `hash` gives the hash of each row's key again, `near` brings that key near.
+    pub(crate) fn rebuild(&mut self, buckets: usize, near: impl Fn(u32), hash: impl Fn(u32) -> u64) {
         let mut grown = Index { buckets: Zeroed::new(buckets.max(MIN_BUCKETS)), len: 0 };
-        for (key, row) in self.iter().skip(usize::from(planted(Bug::KeyLostInGrowth))) {
-            grown.insert(key, hash(key), row);
+        let mut rows = self.iter().skip(usize::from(planted(Bug::KeyLostInGrowth)));
+        let mut group: Vec<u32> = Vec::with_capacity(GROUP);
+        loop {
+            group.extend(rows.by_ref().take(GROUP).inspect(|row| near(row & !TOMBSTONE_BIT)));
+            if group.is_empty() {
+                break;
+            }
+            group.drain(..).for_each(|row| grown.insert(hash(row & !TOMBSTONE_BIT), row));
         }
+        drop(rows);
         *self = grown;
     }
 
     /// Adds a key that is not there. The caller has grown the index for it.
-    pub(crate) fn insert(&mut self, key: Key, hash: u64, row: u32) {
+    pub(crate) fn insert(&mut self, hash: u64, row: u32) {
         debug_assert!(self.len < self.buckets.len() * WIDTH);
-        let mut at = self.home(hash);
-        while !self.buckets[at].push(key, row) {
+        let mark = Mark::new(hash);
+        let mut path = Path::new(hash, self.buckets.len());
+        while !self.buckets[path.at].push(mark, row) {
             if !planted(Bug::OverflowNotCounted) {
-                self.buckets[at].overflow = self.buckets[at].overflow.saturating_add(1);
+                self.buckets[path.at].pass(mark);
             }
-            at = self.next(at);
+            path.advance();
         }
         self.len += 1;
     }
 
     /// Removes a key and returns its row.
-    pub(crate) fn remove(&mut self, key: Key, hash: u64) -> Option<u32> {
-        let (at, place) = self.locate(key, hash)?;
+    pub(crate) fn remove(&mut self, hash: u64, is_its: impl Fn(u32) -> bool) -> Option<u32> {
+        let (at, place) = self.locate(hash, is_its)?;
         let row = self.buckets[at].rows[place];
         self.buckets[at].clear(place);
-        let mut passed = self.home(hash);
-        while passed != at {
-            let bucket = &mut self.buckets[passed];
-            // A saturated count has lost track and stays until the next rebuild: longer searches, never wrong ones.
-            if bucket.overflow != u8::MAX {
-                bucket.overflow -= 1;
-            }
-            passed = self.next(passed);
+        let mark = Mark::new(hash);
+        let mut path = Path::new(hash, self.buckets.len());
+        while path.at != at {
+            self.buckets[path.at].unpass(mark);
+            path.advance();
         }
         self.len -= 1;
         Some(row)
     }
 
-    /// All keys and rows, in no order that means anything.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (Key, u32)> + '_ {
+    /// All rows, in no order that means anything.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         self.buckets.iter().flat_map(Bucket::iter)
     }
 
@@ -167,78 +203,11 @@ impl Index {
         self.buckets.len()
     }
 
-    /// The keys and rows of one bucket.
-    pub(crate) fn bucket(&self, at: usize) -> impl Iterator<Item = (Key, u32)> + '_ {
+    /// The rows of one bucket.
+    pub(crate) fn bucket(&self, at: usize) -> impl Iterator<Item = u32> + '_ {
         self.buckets[at].iter()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashMap;
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::types::mix;
-
-    /// Miri takes a thousand times as long.
-    const SHARE: usize = if cfg!(miri) { 20 } else { 1 };
-
-    fn grow_and_insert(index: &mut Index, key: Key, hash: impl Fn(Key) -> u64, row: u32) {
-        if let Some(buckets) = index.growth_for(index.len() + 1) {
-            index.rebuild(buckets, &hash);
-        }
-        index.insert(key, hash(key), row);
-    }
-
-    fn check_against_model(keys: &[(u64, bool)], hash: impl Fn(Key) -> u64 + Copy) {
-        let mut index = Index::new();
-        let mut model = HashMap::new();
-        for (row, &(key, insert)) in keys.iter().enumerate() {
-            assert_eq!(index.find(key, hash(key)), model.get(&key).copied());
-            if insert && !model.contains_key(&key) {
-                grow_and_insert(&mut index, key, hash, row as u32);
-                model.insert(key, row as u32);
-            } else if !insert {
-                assert_eq!(index.remove(key, hash(key)), model.remove(&key));
-            }
-            assert_eq!(index.len(), model.len());
-        }
-        let mut all: Vec<_> = index.iter().collect();
-        all.sort_unstable();
-        let mut expected: Vec<_> = model.into_iter().collect();
-        expected.sort_unstable();
-        assert_eq!(all, expected);
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases((256 / SHARE / SHARE).max(2) as u32))]
-
-        #[test]
-        fn behaves_like_a_map(ops in proptest::collection::vec((0u64..200, any::<bool>()), 0..2000 / SHARE)) {
-            check_against_model(&ops, mix);
-        }
-
-        #[test]
-        fn stays_right_when_all_keys_share_a_bucket(ops in proptest::collection::vec((0u64..600, any::<bool>()), 0..1500 / SHARE)) {
-            check_against_model(&ops, |_| 0);
-        }
-    }
-
-    #[test]
-    fn adversarial_keys_all_have_their_own_row() {
-        let families: [fn(u64) -> u64; 5] = [|i| i, |i| i << 40, |i| i << 16, |i| u64::MAX - i, |i| i | 0xffff_0000_0000_0000];
-        for family in families {
-            let mut index = Index::new();
-            for i in 0..20_000 / SHARE as u64 {
-                grow_and_insert(&mut index, family(i), mix, i as u32);
-            }
-            for i in 0..20_000 / SHARE as u64 {
-                assert_eq!(index.find(family(i), mix(family(i))), Some(i as u32));
-            }
-            let load = index.len() as f64 / (index.buckets() * WIDTH) as f64;
-            assert!(load > 0.65, "load {load}");
-        }
-    }
-}
+mod tests;

@@ -33,7 +33,7 @@ const MAX_CAPTURE_BYTES: usize = 64 << 20;
 /// Shards of a table, in small budgets and in large ones.
 const FEW_SHARDS: usize = 16;
 const MANY_SHARDS: usize = 64;
-const LARGE_BUDGET_BYTES: usize = 4 << 30;
+const LARGE_BUDGET_BYTES: usize = 16 << 30;
 /// The most shards: more would be mostly empty.
 const MAX_SHARDS: usize = 4096;
 

@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::image::{misfit, read_lanes, split_cold};
-use super::{Env, Shard, Values, index_hash};
+use super::{Env, Shard, Values};
 use crate::admission::Draw;
 use crate::context::Context;
 use crate::error::Result;
@@ -152,11 +152,11 @@ impl Shard {
         group.iter().for_each(|unique| self.prefetch_key(mix(unique.key)));
         let mut raws = [None; GROUP];
         for (raw, unique) in raws.iter_mut().zip(&*group) {
-            *raw = self.index.find(unique.key, index_hash(mix(unique.key)));
+            *raw = self.index.candidate(mix(unique.key));
             raw.iter().for_each(|raw| self.slab.prefetch_meta(raw & !TOMBSTONE_BIT));
         }
         for ((raw, unique), at) in raws.into_iter().zip(group).zip(first..) {
-            let Some(raw) = raw else {
+            let Some(raw) = self.confirm(raw, unique.key, mix(unique.key)) else {
                 missing.push((mix(unique.key), at));
                 continue;
             };
@@ -303,7 +303,7 @@ impl Shard {
         }
         self.keep_for_delta(unique.key, unique.row, env.context);
         self.slab.meta_mut(unique.row).flags |= TOMBSTONE;
-        self.index.replace(unique.key, index_hash(mix(unique.key)), unique.row | TOMBSTONE_BIT);
+        self.replace(unique.key, unique.row | TOMBSTONE_BIT);
         self.tombstones += 1;
         self.mark_uncommitted(unique.key, unique.row, env.context);
         (-1, removed)
@@ -362,7 +362,7 @@ impl Shard {
         meta.time = 0;
         meta.touches = 0;
         if tombstone {
-            self.index.replace(unique.key, index_hash(mix(unique.key)), unique.row);
+            self.replace(unique.key, unique.row);
             self.tombstones -= 1;
         }
         self.initialize(env, unique);

@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::index::TOMBSTONE_BIT;
 use crate::plant::{Bug, planted};
-use crate::slab::{ANY_UNCOMMITTED, PINNED, TOMBSTONE, UNCOMMITTED};
+use crate::slab::{ANY_UNCOMMITTED, PINNED, RowMeta, TOMBSTONE, UNCOMMITTED};
 use crate::types::{Key, mix};
 
 /// Tombstones freed under one lock.
@@ -146,12 +146,13 @@ impl Shard {
         }
         let end = (scan.bucket + buckets).min(scan.buckets);
         for bucket in scan.bucket..end {
-            for (key, raw) in self.index.bucket(bucket) {
+            for raw in self.index.bucket(bucket) {
                 let row = raw & !TOMBSTONE_BIT;
+                let RowMeta { key, time, .. } = self.slab.meta(row);
                 if raw & TOMBSTONE_BIT != 0 {
                     part.removed.push(key);
                 } else {
-                    push_image(&mut part.images, key, self.slab.meta(row).time, self.slab.row(row));
+                    push_image(&mut part.images, key, time, self.slab.row(row));
                 }
             }
         }

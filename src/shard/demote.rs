@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
 use super::image::{push_image, push_lanes};
-use super::{Env, Shard, index_hash};
+use super::{Env, Shard};
 use crate::cold::ColdBatch;
 use crate::error::Result;
 use crate::index::{Index, TOMBSTONE_BIT};
@@ -54,7 +54,8 @@ impl Shard {
         }
         if let Some(buckets) = buckets {
             let before = self.index.memory_bytes();
-            self.index.rebuild(buckets, |key| index_hash(mix(key)));
+            let Shard { index, slab, .. } = self;
+            index.rebuild(buckets, |row| slab.prefetch_meta(row), |row| mix(slab.key(row)));
             budget.release(before);
         }
         reach(KillPoint::ShardGrown);
@@ -95,7 +96,8 @@ impl Shard {
 
     /// Takes a row out of the index and the slab.
     pub(super) fn forget(&mut self, key: Key, raw: u32) {
-        self.index.remove(key, index_hash(mix(key)));
+        let Shard { index, slab, .. } = self;
+        index.remove(mix(key), |row| slab.key(row) == key);
         self.tombstones -= usize::from(raw & TOMBSTONE_BIT != 0);
         let row = raw & !TOMBSTONE_BIT;
         self.uncommitted -= usize::from(self.slab.meta(row).has(self.uncommitted_bit()));
@@ -110,14 +112,14 @@ impl Shard {
         while victims.len() < wanted && left > 0 {
             self.hand = (self.hand + 1) % self.index.buckets();
             left -= 1;
-            for (key, raw) in self.index.bucket(self.hand) {
+            for raw in self.index.bucket(self.hand) {
                 let meta = self.slab.meta_mut(raw & !TOMBSTONE_BIT);
                 if meta.has(PINNED) || victims.len() == wanted {
                     continue;
                 }
                 let gone = raw & TOMBSTONE_BIT != 0 || env.schema.expiry_ref().expired(meta.time, clock);
                 if meta.touches == 0 || gone {
-                    victims.push((key, raw));
+                    victims.push((meta.key, raw));
                 } else {
                     meta.touches /= 2;
                 }

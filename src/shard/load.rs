@@ -7,9 +7,7 @@ use crate::error::Result;
 use crate::index::TOMBSTONE_BIT;
 use crate::plant::{Bug, planted};
 use crate::slab::{NEWER_THAN_COLD, TOMBSTONE};
-use crate::types::{Key, UnixSeconds, mix};
-
-use super::index_hash;
+use crate::types::{Key, UnixSeconds};
 
 impl Shard {
     /// Puts a row as a base or a delta has it: newer than any cold copy, committed.
@@ -31,12 +29,11 @@ impl Shard {
     }
 
     fn row_to_load(&mut self, env: &Env<'_>, key: Key, bit: u32) -> Result<u32> {
-        let hash = index_hash(mix(key));
-        if let Some(raw) = self.index.find(key, hash) {
+        if let Some(raw) = self.raw(key) {
             self.tombstones -= usize::from(raw & TOMBSTONE_BIT != 0);
             self.tombstones += usize::from(bit != 0);
             let row = raw & !TOMBSTONE_BIT;
-            self.index.replace(key, hash, row | bit);
+            self.replace(key, row | bit);
             return Ok(row);
         }
         self.reserve(env, 1)?;

@@ -84,10 +84,6 @@ pub(crate) fn shard_of(mixed: u64, shards: usize) -> usize {
     (((mixed >> 32) * shards as u64) >> 32) as usize
 }
 
-fn index_hash(mixed: u64) -> u64 {
-    mixed << 32
-}
-
 /// What a lookup found at a key.
 pub(crate) enum Found<'a> {
     /// A live row's lanes.
@@ -151,35 +147,50 @@ impl Shard {
     }
 
     fn raw(&self, key: Key) -> Option<u32> {
-        self.index.find(key, index_hash(mix(key)))
+        self.find(key, mix(key))
+    }
+
+    /// The row number of a key, tombstones marked.
+    fn find(&self, key: Key, mixed: u64) -> Option<u32> {
+        self.index.find(mixed, |row| self.slab.key(row) == key)
+    }
+
+    fn replace(&mut self, key: Key, raw: u32) {
+        let Shard { index, slab, .. } = self;
+        index.replace(mix(key), |row| slab.key(row) == key, raw);
     }
 
     /// Brings the home bucket of a mixed key near.
+    #[inline(always)]
     pub(crate) fn prefetch_key(&self, mixed: u64) {
-        self.index.prefetch(index_hash(mixed));
+        self.index.prefetch(mixed);
     }
 
-    /// The row number of a key, tombstones marked, and its row brought near.
+    /// The row number that is most likely the key's, tombstones marked, and its row brought near.
     #[inline(always)]
-    pub(crate) fn probe(&self, key: Key, mixed: u64, prefetch_bytes: usize, meta: bool) -> Option<u32> {
-        let raw = self.index.find(key, index_hash(mixed))?;
+    pub(crate) fn probe(&self, mixed: u64, prefetch_bytes: usize) -> Option<u32> {
+        let raw = self.index.candidate(mixed)?;
+        self.slab.prefetch_meta(raw & !TOMBSTONE_BIT);
         if raw & TOMBSTONE_BIT == 0 {
             self.slab.prefetch(raw, prefetch_bytes);
-            if meta {
-                self.slab.prefetch_meta(raw);
-            }
         }
         Some(raw)
     }
 
-    /// What stands at a probed row number; `clock` decides expiry.
+    /// The row number of the key, where the index line says that it may be there.
     #[inline(always)]
-    pub(crate) fn read(&self, raw: Option<u32>, schema: &TableSchema, clock: UnixSeconds) -> Found<'_> {
-        match raw {
+    fn confirm(&self, raw: Option<u32>, key: Key, mixed: u64) -> Option<u32> {
+        let raw = raw?;
+        if self.slab.key(raw & !TOMBSTONE_BIT) == key { Some(raw) } else { self.find(key, mixed) }
+    }
+
+    /// What a key has, given what [`Shard::probe`] said; `clock` decides expiry.
+    #[inline(always)]
+    pub(crate) fn read(&self, probed: Option<u32>, key: Key, expiry: &Expiry, clock: UnixSeconds) -> Found<'_> {
+        match self.confirm(probed, key, mix(key)) {
             None => Found::NotHot,
             Some(raw) if raw & TOMBSTONE_BIT != 0 => Found::Absent,
             Some(row) => {
-                let expiry = schema.expiry_ref();
                 if *expiry != Expiry::never() && !planted(Bug::ExpiredRowRead) && expiry.expired(self.slab.meta(row).time, clock)
                 {
                     return Found::Absent;
@@ -191,9 +202,10 @@ impl Shard {
 
     /// Every hot key with its meta and lanes, tombstones too.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Key, RowMeta, &[f32])> + '_ {
-        self.index.iter().map(|(key, raw)| {
+        self.index.iter().map(|raw| {
             let row = raw & !TOMBSTONE_BIT;
-            (key, self.slab.meta(row), self.slab.row(row))
+            let meta = self.slab.meta(row);
+            (meta.key, meta, self.slab.row(row))
         })
     }
 
@@ -203,8 +215,9 @@ impl Shard {
         Some((self.slab.meta(row), self.slab.row(row)))
     }
 
-    fn insert(&mut self, key: Key, row: u32) {
-        self.index.insert(key, index_hash(mix(key)), row);
+    fn insert(&mut self, key: Key, raw: u32) {
+        self.slab.meta_mut(raw & !TOMBSTONE_BIT).key = key;
+        self.index.insert(mix(key), raw);
     }
 
     fn mark_uncommitted(&mut self, key: Key, row: u32, context: &Context) {

@@ -1,4 +1,5 @@
-//! One mapping of a slab: the lanes of its rows, from its beginning on so that huge pages hold them, then their metas.
+//! One mapping of a slab: the metas of its rows, then their lanes. The end may be too short for a huge page, and metas, of which
+//! each access costs as much as a row's and brings less, must not lie in small ones.
 
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
@@ -55,39 +56,46 @@ impl Chunk {
         Ok(Chunk { base, rows, lanes, _map: map })
     }
 
+    #[inline(always)]
     fn row_ptr(&self, at: usize) -> *mut f32 {
         assert!(at < self.rows);
-        let offset = at * self.lanes * 4;
+        let offset = self.rows * META_BYTES + at * self.lanes * 4;
         // SAFETY: at < rows, so the offset is inside the mapping (invariant of `base`).
         unsafe { self.base.as_ptr().add(offset).cast() }
     }
 
+    #[inline(always)]
     fn meta_ptr(&self, at: usize) -> *mut RowMeta {
         assert!(at < self.rows);
         // SAFETY: at < rows, so the offset is inside the mapping (invariant of `base`).
-        unsafe { self.base.as_ptr().add(self.rows * self.lanes * 4 + at * META_BYTES).cast() }
+        unsafe { self.base.as_ptr().add(at * META_BYTES).cast() }
     }
 
+    #[inline(always)]
     pub(super) fn row(&self, at: usize) -> &[f32] {
-        // SAFETY: the pointer is valid for `lanes` initialised f32s, 4-byte aligned; `&self` excludes writers.
+        // SAFETY: the pointer is valid for `lanes` initialised f32s, aligned: chunks have 8 rows or more, so lanes begin at a multiple of 64 bytes; `&self` excludes writers.
         unsafe { std::slice::from_raw_parts(self.row_ptr(at), self.lanes) }
     }
 
+    #[inline(always)]
     pub(super) fn row_mut(&mut self, at: usize) -> &mut [f32] {
         // SAFETY: as in `row`; `&mut self` makes the borrow unique.
         unsafe { std::slice::from_raw_parts_mut(self.row_ptr(at), self.lanes) }
     }
 
+    #[inline(always)]
     pub(super) fn meta(&self, at: usize) -> RowMeta {
-        // SAFETY: valid, initialised, and aligned: chunks have 8 rows or more, so metas begin at a multiple of 32 bytes.
+        // SAFETY: valid, initialised, and aligned: metas begin where the chunk does.
         unsafe { *self.meta_ptr(at) }
     }
 
+    #[inline(always)]
     pub(super) fn meta_mut(&mut self, at: usize) -> &mut RowMeta {
         // SAFETY: as in `meta`; `&mut self` makes the borrow unique.
         unsafe { &mut *self.meta_ptr(at) }
     }
 
+    #[inline(always)]
     pub(super) fn prefetch(&self, at: usize, bytes: usize) {
         let start = self.row_ptr(at).cast::<u8>();
         for line in (0..bytes).step_by(64) {
@@ -95,6 +103,7 @@ impl Chunk {
         }
     }
 
+    #[inline(always)]
     pub(super) fn prefetch_meta(&self, at: usize) {
         crate::index::prefetch(self.meta_ptr(at).cast());
     }

@@ -1,4 +1,4 @@
-//! Slabs: memory-mapped arenas of fixed-size rows, and the times and flags beside them.
+//! Slabs: memory-mapped arenas of fixed-size rows, and the keys, times and flags beside them.
 //!
 //! A slab grows by whole chunks and never moves a row. Free rows form a list through their own first lane.
 
@@ -8,8 +8,9 @@ pub(crate) use chunk::Backing;
 use chunk::Chunk;
 
 use crate::error::Result;
+use crate::memory::HUGE_PAGE_BYTES;
 use crate::plant::{Bug, planted};
-use crate::types::UnixSeconds;
+use crate::types::{Key, UnixSeconds};
 
 /// The row goes into the delta of an even epoch, of an odd one: two, because the next delta fills while one is being written.
 pub(crate) const UNCOMMITTED: [u16; 2] = [1, 16];
@@ -26,6 +27,8 @@ pub(crate) const TOMBSTONE: u16 = 8;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub(crate) struct RowMeta {
+    /// Whose row it is.
+    pub(crate) key: Key,
     /// Event time of the last update.
     pub(crate) time: UnixSeconds,
     /// Updates since the demotion hand last passed; a hint, never state.
@@ -47,7 +50,9 @@ const NO_ROW: u32 = u32::MAX;
 /// An arena of rows of `lanes` f32s. Row numbers are stable until freed.
 pub(crate) struct Slab {
     lanes: usize,
-    chunk_shift: u32,
+    chunk_rows: u32,
+    // Invariant: 2^64 / chunk_rows, rounded up.
+    reciprocal: u64,
     backing: Backing,
     chunks: Vec<Chunk>,
     // Invariant: rows at and above `fresh` were never handed out; those below are in use or on the free list.
@@ -57,16 +62,26 @@ pub(crate) struct Slab {
 }
 
 impl Slab {
-    /// An empty slab whose chunks hold as many rows as fit into `chunk_bytes` (a power of two, at least 8).
+    /// An empty slab whose chunks hold as many rows as fit into `chunk_bytes`, a multiple of 8, and end with a huge page if they are
+    /// as large as one.
     pub(crate) fn new(lanes: usize, chunk_bytes: usize, backing: Backing) -> Slab {
-        let rows = (chunk_bytes / (lanes * 4 + META_BYTES)).max(8);
-        let chunk_shift = usize::BITS - 1 - rows.leading_zeros();
-        Slab { lanes, chunk_shift, backing, chunks: Vec::new(), fresh: 0, free_head: NO_ROW, free_len: 0 }
+        let bytes = if chunk_bytes < HUGE_PAGE_BYTES { chunk_bytes } else { chunk_bytes / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES };
+        let chunk_rows = (bytes / (lanes * 4 + META_BYTES) / 8 * 8).max(8) as u32;
+        Slab {
+            lanes,
+            chunk_rows,
+            reciprocal: u64::MAX / u64::from(chunk_rows) + 1,
+            backing,
+            chunks: Vec::new(),
+            fresh: 0,
+            free_head: NO_ROW,
+            free_len: 0,
+        }
     }
 
     /// Rows a chunk holds.
     pub(crate) fn chunk_rows(&self) -> usize {
-        1 << self.chunk_shift
+        self.chunk_rows as usize
     }
 
     /// Bytes of a row's lanes.
@@ -135,41 +150,62 @@ impl Slab {
         self.free_len += 1;
     }
 
+    /// The row's chunk and its number there: a division by a multiplication, exact for all u32 (Lemire, Kaser, Kurz 2019).
+    #[inline(always)]
+    fn split(&self, row: u32) -> (usize, usize) {
+        let chunk = ((u128::from(self.reciprocal) * u128::from(row)) >> 64) as u32;
+        (chunk as usize, (row - chunk * self.chunk_rows) as usize)
+    }
+
+    #[inline(always)]
     fn place(&self, row: u32) -> (&Chunk, usize) {
-        (&self.chunks[row as usize >> self.chunk_shift], row as usize & (self.chunk_rows() - 1))
+        let (chunk, at) = self.split(row);
+        (&self.chunks[chunk], at)
     }
 
     /// The row's lanes: embedding, then optimizer state.
+    #[inline(always)]
     pub(crate) fn row(&self, row: u32) -> &[f32] {
         let (chunk, at) = self.place(row);
         chunk.row(at)
     }
 
     /// The row's lanes, to change.
+    #[inline(always)]
     pub(crate) fn row_mut(&mut self, row: u32) -> &mut [f32] {
-        let (index, at) = (row as usize >> self.chunk_shift, row as usize & (self.chunk_rows() - 1));
+        let (index, at) = self.split(row);
         self.chunks[index].row_mut(at)
     }
 
     /// The row's time and flags.
+    #[inline(always)]
     pub(crate) fn meta(&self, row: u32) -> RowMeta {
         let (chunk, at) = self.place(row);
         chunk.meta(at)
     }
 
     /// The row's time and flags, to change.
+    #[inline(always)]
     pub(crate) fn meta_mut(&mut self, row: u32) -> &mut RowMeta {
-        let (index, at) = (row as usize >> self.chunk_shift, row as usize & (self.chunk_rows() - 1));
+        let (index, at) = self.split(row);
         self.chunks[index].meta_mut(at)
     }
 
     /// Asks the processor to bring the row's first `bytes` near.
+    #[inline(always)]
     pub(crate) fn prefetch(&self, row: u32, bytes: usize) {
         let (chunk, at) = self.place(row);
         chunk.prefetch(at, bytes);
     }
 
+    /// The key of a row that is in use.
+    #[inline(always)]
+    pub(crate) fn key(&self, row: u32) -> Key {
+        self.meta(row).key
+    }
+
     /// Asks the processor to bring the row's meta near.
+    #[inline(always)]
     pub(crate) fn prefetch_meta(&self, row: u32) {
         let (chunk, at) = self.place(row);
         chunk.prefetch_meta(at);
@@ -211,6 +247,24 @@ mod tests {
         assert_eq!(slab.memory_bytes(), before);
         let last = ROWS - 1;
         assert_eq!(slab.row(rows[last as usize]), [last as f32; 3]);
+    }
+
+    #[test]
+    fn every_row_has_its_place_whatever_a_chunk_holds() {
+        for lanes in [1, 3, 16, 100, 128, 1000] {
+            for chunk_bytes in [0, 1 << 16, (2 << 20) - 1, 2 << 20, 11 << 20] {
+                let slab = Slab::new(lanes, chunk_bytes, Backing::Anonymous);
+                let rows = slab.chunk_rows;
+                assert!(rows.is_multiple_of(8) && (slab.chunk_bytes() <= chunk_bytes.next_multiple_of(4096) || rows == 8));
+                let ends = (0..u32::MAX / rows)
+                    .step_by(997)
+                    .chain([u32::MAX / rows - 1])
+                    .flat_map(|chunk| [chunk * rows, chunk * rows + rows - 1]);
+                for row in ends.chain([0, 1, u32::MAX >> 1, u32::MAX]) {
+                    assert_eq!(slab.split(row), ((row / rows) as usize, (row % rows) as usize), "{row} by {rows}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -3,10 +3,10 @@
 
 use std::sync::atomic::Ordering;
 
+use super::pool::run_all;
 use super::{Table, TableInner};
-use crate::context::read;
+use crate::context::{Context, read};
 use crate::error::{Error, Result};
-use crate::expiry::Expiry;
 use crate::schema::{Missing, TableSchema};
 use crate::shard::{Found, Shard, misfit, read_lanes, shard_of, split_cold};
 use crate::sync::RwLockReadGuard;
@@ -18,7 +18,8 @@ const AHEAD: usize = 16;
 /// Keys looked up under the locks of their shards, so that updates do not wait long.
 const KEYS_A_VISIT: usize = 4096;
 /// A thread takes at least this many keys: less is not worth handing over.
-pub(super) const MIN_KEYS_A_THREAD: usize = 1024;
+const MIN_KEYS_A_THREAD: usize = 1024;
+const LOTS_A_THREAD: usize = 2;
 
 impl Table {
     /// Copies the embeddings of `keys` to `rows` (`keys.len() * dim` f32s, row-major) and returns how many keys have a row.
@@ -58,6 +59,13 @@ pub(super) fn check_length(what: &'static str, expected: usize, found: usize, ke
     if expected == found { Ok(()) } else { Err(Error::WrongLength { what, expected, found, keys }) }
 }
 
+/// The keys that a thread takes at a time: more than one lot each, so that those who are quick do more of them.
+pub(super) fn share_of(context: &Context, keys: usize) -> usize {
+    let workers = context.pool.as_ref().map_or(1, rayon::ThreadPool::current_num_threads);
+    let lots = if workers == 1 { 1 } else { workers * LOTS_A_THREAD };
+    keys.div_ceil(lots).max(MIN_KEYS_A_THREAD)
+}
+
 /// One thread's share of a lookup.
 pub(super) struct Part<'a> {
     pub(super) keys: &'a [Key],
@@ -67,20 +75,13 @@ pub(super) struct Part<'a> {
 
 impl TableInner {
     fn lookup(&self, schema: &TableSchema, keys: &[Key], rows: &mut [f32], found: &mut [bool]) -> Result<usize> {
-        let workers = self.context.pool.as_ref().map_or(1, rayon::ThreadPool::current_num_threads);
-        let share = keys.len().div_ceil(workers).max(MIN_KEYS_A_THREAD);
-        let (Some(pool), true) = (&self.context.pool, keys.len() > share) else {
+        let share = share_of(&self.context, keys.len());
+        if keys.len() <= share {
             return self.lookup_part(schema, Part { keys, rows, found });
-        };
+        }
         let parts = keys.chunks(share).zip(rows.chunks_mut(share * schema.dim())).zip(found.chunks_mut(share));
-        let mut results: Vec<Result<usize>> = Vec::new();
-        results.resize_with(keys.len().div_ceil(share), || Ok(0));
-        pool.scope(|scope| {
-            for (((keys, rows), found), result) in parts.zip(&mut results) {
-                scope.spawn(move |_| *result = self.lookup_part(schema, Part { keys, rows, found }));
-            }
-        });
-        results.into_iter().sum()
+        let jobs = parts.map(|((keys, rows), found)| Part { keys, rows, found }).collect();
+        run_all(self.context.pool.as_ref(), jobs, |part| self.lookup_part(schema, part)).into_iter().sum()
     }
 
     pub(super) fn lookup_part(&self, schema: &TableSchema, part: Part<'_>) -> Result<usize> {
@@ -102,9 +103,10 @@ impl TableInner {
     /// one's row is copied.
     fn lookup_hot(&self, schema: &TableSchema, part: &mut Part<'_>) -> (usize, Vec<(u64, u32)>) {
         let (dim, clock) = (schema.dim(), self.context.now());
-        let expires = *schema.expiry_ref() != Expiry::never();
         let mixed: Vec<u64> = part.keys.iter().map(|&key| mix(key)).collect();
         let shards = self.lock_shards(&mixed);
+        // Asked under the locks: a row demoted before them is found, one demoted later was hot.
+        let may_be_cold = self.has_cold.load(Ordering::Acquire);
         let shard_at = |at: usize| shards[shard_of(mixed[at], shards.len())].as_deref();
         let mut raws = [None; AHEAD];
         let mut cold: Vec<(u64, u32)> = Vec::new();
@@ -120,22 +122,22 @@ impl TableInner {
                 && let Some(shard) = shard_at(at)
             {
                 let row = &mut part.rows[at * dim..(at + 1) * dim];
-                let found = shard.read(raws[at % AHEAD], schema, clock);
+                let found = shard.read(raws[at % AHEAD], part.keys[at], schema.expiry_ref(), clock);
                 part.found[at] = matches!(found, Found::Row(_));
                 match found {
                     Found::Row(lanes) => {
                         copy(row, &lanes[..dim]);
                         hits += 1;
                     }
-                    Found::Absent => self.fill_missing(schema, part.keys[at], row),
-                    Found::NotHot => cold.push((mixed[at], at as u32)),
+                    Found::NotHot if may_be_cold => cold.push((mixed[at], at as u32)),
+                    Found::Absent | Found::NotHot => self.fill_missing(schema, part.keys[at], row),
                 }
             }
             let probed = step.wrapping_sub(AHEAD);
             if probed < mixed.len()
                 && let Some(shard) = shard_at(probed)
             {
-                raws[probed % AHEAD] = shard.probe(part.keys[probed], mixed[probed], dim * 4, expires);
+                raws[probed % AHEAD] = shard.probe(mixed[probed], dim * 4);
             }
         }
         (hits, cold)
@@ -153,7 +155,7 @@ impl TableInner {
     fn lookup_cold(&self, schema: &TableSchema, part: Part<'_>, mut wanted: Vec<(u64, u32)>) -> Result<usize> {
         let (dim, clock) = (schema.dim(), self.context.now());
         let mut hits = 0;
-        if !wanted.is_empty() && self.has_cold.load(Ordering::Acquire) {
+        if !wanted.is_empty() {
             wanted.sort_unstable();
             let mixed: Vec<u64> = wanted.iter().map(|&(mixed, _)| mixed).collect();
             self.counters.cold_reads.fetch_add(mixed.len() as u64, Ordering::Relaxed);

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::lookup::{MIN_KEYS_A_THREAD, Part as RowPart, check_length};
+use super::lookup::{Part as RowPart, check_length, share_of};
 use super::pool::run_all;
 use super::pooled::{BagPart, Bags};
 use super::update::{self, Given};
@@ -139,8 +139,7 @@ enum Piece<'a> {
 /// Does the lookups as one list of work, divided between the threads.
 pub(super) fn lookup_all(context: &Context, mut lookups: Vec<Lookup<'_>>) -> Result<Vec<usize>> {
     let keys: usize = lookups.iter().map(Lookup::keys).sum();
-    let workers = context.pool.as_ref().map_or(1, rayon::ThreadPool::current_num_threads);
-    let share = keys.div_ceil(workers).max(MIN_KEYS_A_THREAD);
+    let share = share_of(context, keys);
     let mut jobs = Vec::new();
     for (at, Lookup { table, schema, wanted, out }) in lookups.iter_mut().enumerate() {
         let (table, schema): (&TableInner, &TableSchema) = (table, schema);
