@@ -21,7 +21,7 @@ use crate::shard::{Part, Scan};
 use crate::table::TableInner;
 
 /// Buckets of an index copied under one lock.
-const BUCKETS_A_VISIT: usize = 128;
+const BUCKETS_A_VISIT: usize = 64;
 
 /// Where and after what a base is written.
 pub(crate) struct BasePlan<'a> {

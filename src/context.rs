@@ -11,6 +11,7 @@ use crate::slab::Backing;
 use crate::sync::atomic::{AtomicU64, AtomicUsize};
 use crate::sync::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::types::{Key, TableId};
+use crate::waits::{Meter, Meters};
 
 /// Where after-images of uncommitted rows go before their rows leave memory.
 pub(crate) trait Journal: Send + Sync {
@@ -29,11 +30,18 @@ pub(crate) struct Captures {
     /// Why nobody empties the pool at the moment.
     stuck: Mutex<Option<String>>,
     changed: Condvar,
+    /// How long batches waited for room.
+    pub(crate) waits: Meter,
 }
 
 impl Captures {
     pub(crate) fn new(limit: usize) -> Captures {
-        Captures { limit, used: AtomicUsize::new(0), stuck: Mutex::default(), changed: Condvar::new() }
+        Captures { limit, used: AtomicUsize::new(0), stuck: Mutex::default(), changed: Condvar::new(), waits: Meter::default() }
+    }
+
+    /// Whether batches will soon wait for room.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.used.load(Ordering::Relaxed) > self.limit / 4
     }
 
     /// Counts bytes that are kept; a batch in hand cannot be stopped, so the pool may be overdrawn by one batch a thread.
@@ -64,6 +72,10 @@ impl Captures {
         if fits() {
             return Ok(());
         }
+        self.waits.time(|| self.wait_until(fits))
+    }
+
+    fn wait_until(&self, fits: impl Fn() -> bool) -> Result<()> {
         let mut stuck = lock(&self.stuck);
         while !fits() {
             if let Some(reason) = &*stuck {
@@ -133,6 +145,8 @@ pub(crate) struct Context {
     /// Counts the cuts: changes go into the delta of this epoch.
     pub(crate) epoch: AtomicU64,
     pub(crate) captures: Captures,
+    /// How long batches waited.
+    pub(crate) meters: Meters,
     /// Batches applied since the store was made; part of each commit.
     pub(crate) batches: AtomicU64,
     pub(crate) cold: Arc<dyn ColdTier>,

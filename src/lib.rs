@@ -38,6 +38,7 @@ pub mod testing;
 pub mod train;
 mod types;
 mod verify;
+mod waits;
 
 pub use admission::Admission;
 pub use delta::Commit;
@@ -55,3 +56,4 @@ pub use store::{Digest, RecoveryReport, Store, StoreStats, TableStats, Ticket};
 pub use table::{GradientRequest, LookupRequest, Pooling, Table, Update};
 pub use types::{At, CommitHash, CommitId, Key, UnixSeconds};
 pub use verify::{Damage, VerifyReport, verify};
+pub use waits::{Wait, Waits};

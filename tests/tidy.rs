@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const ROWS: &[&[&str]] = &[
     &["types", "plant", "sync", "kill_point"],
     &["error"],
-    &["codec", "fs", "clock", "memory", "simd"],
+    &["codec", "fs", "clock", "memory", "simd", "waits"],
     &["initializer", "optimizer", "admission", "expiry", "index"],
     &["schema", "slab", "log", "manifest", "cold"],
     &["options", "context"],

@@ -15,7 +15,7 @@ use crate::shard::{IMAGE_HEADER_BYTES, Part};
 use crate::table::TableInner;
 
 /// Keys looked up under one lock of a shard, so that no batch waits long for the delta's writer.
-const KEYS_A_VISIT: usize = 512;
+const KEYS_A_VISIT: usize = 256;
 
 /// See the module. A failed write leaves it as it was: [`Cut::write`] goes on from there.
 pub(crate) struct Cut {
@@ -26,8 +26,9 @@ pub(crate) struct Cut {
     tables: Vec<Arc<TableInner>>,
     table: usize,
     shard: usize,
-    /// Moved out of its shard, not yet in the log.
+    /// Moved out of a shard of this table, not yet in the log.
     part: Part,
+    part_of: usize,
     state_written: usize,
 }
 
@@ -42,7 +43,7 @@ impl Cut {
         let epoch = context.epoch.fetch_add(1, Ordering::AcqRel);
         let tables = catalog.tables();
         reach(KillPoint::CutTaken);
-        Ok(Cut { epoch, record, trainer_state, tables, table: 0, shard: 0, part: Part::default(), state_written: 0 })
+        Ok(Cut { epoch, record, trainer_state, tables, table: 0, shard: 0, part: Part::default(), part_of: 0, state_written: 0 })
     }
 
     /// What the commit will be called.
@@ -58,8 +59,13 @@ impl Cut {
 
     /// Moves the rows of up to `keys` keys, or a piece of the state; returns whether there may be more.
     pub(super) fn write_some(&mut self, log: &DeltaLog, keys: usize) -> Result<bool> {
+        self.write_part(log)?;
         if let Some(table) = self.tables.get(self.table) {
-            write_part(table, &mut self.part, &mut |frame| log.append_now(frame))?;
+            if table.context.captures.is_crowded() {
+                self.relieve(log)?;
+            }
+            let table = &self.tables[self.table];
+            self.part_of = self.table;
             match table.shards().get(self.shard) {
                 Some(shard) => self.shard += usize::from(write(shard).capture(&table.context, keys, &mut self.part)),
                 None => (self.table, self.shard) = (self.table + 1, 0),
@@ -74,6 +80,27 @@ impl Cut {
             reach(KillPoint::StateAppended);
         }
         Ok(end < self.trainer_state.len())
+    }
+
+    fn write_part(&mut self, log: &DeltaLog) -> Result<()> {
+        match self.tables.get(self.part_of) {
+            Some(table) => write_part(table, &mut self.part, &mut |frame| log.append_now(frame)),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes what batches kept aside, wherever it is: where they come first they would wait for the writer to come by.
+    fn relieve(&mut self, log: &DeltaLog) -> Result<()> {
+        let first = self.shard;
+        for at in self.table..self.tables.len() {
+            let table = Arc::clone(&self.tables[at]);
+            self.part_of = at;
+            for shard in table.shards().iter().skip(if at == self.table { first } else { 0 }) {
+                write(shard).hand_over_kept(&table.context, &mut self.part);
+                self.write_part(log)?;
+            }
+        }
+        Ok(())
     }
 
     /// Once durable: counts nothing as uncommitted that is committed, and frees removed rows.

@@ -15,6 +15,7 @@ use crate::plant::{Bug, planted};
 use crate::shard::IMAGE_HEADER_BYTES;
 use crate::sync::{Mutex, MutexGuard};
 use crate::types::{CommitId, Key, TableId};
+use crate::waits::{Meter, Wait};
 
 /// A segment is closed at the first commit after this many bytes.
 const SEGMENT_BYTES: u64 = 256 << 20;
@@ -40,6 +41,8 @@ pub(crate) struct DeltaLog {
     state: Mutex<State>,
     /// Held by whoever syncs on behalf of all commits written by then. Taken before `state`.
     syncing: Mutex<()>,
+    /// How long batches waited for `state`.
+    waits: Meter,
 }
 
 /// A commit in the log that is durable with the next sync.
@@ -104,7 +107,15 @@ impl DeltaLog {
             base: 0,
             valid_base: 0,
         };
-        DeltaLog { fs, dir: dir.to_path_buf(), uuid, poison, state: Mutex::new(state), syncing: Mutex::new(()) }
+        DeltaLog {
+            fs,
+            dir: dir.to_path_buf(),
+            uuid,
+            poison,
+            state: Mutex::new(state),
+            syncing: Mutex::new(()),
+            waits: Meter::default(),
+        }
     }
 
     /// The last durable commit and its state.
@@ -128,6 +139,11 @@ impl DeltaLog {
     /// Bytes of frames appended by this process.
     pub(crate) fn written(&self) -> u64 {
         lock(&self.state).written
+    }
+
+    /// How long batches waited to append.
+    pub(crate) fn waited(&self) -> Wait {
+        self.waits.waited()
     }
 
     /// From now on cuts say that base `number` is complete.
@@ -154,7 +170,9 @@ impl DeltaLog {
 
     /// Until a commit frame follows, what is appended counts for nothing.
     fn append(&self, epoch: u64, frame: FrameBuf) -> Result<()> {
-        let mut state = self.writable()?;
+        self.check_poison()?;
+        let mut state = self.waits.lock(&self.state);
+        self.open_segment(&mut state)?;
         let early = epoch > state.epoch;
         append(&mut state, &if early { frame.early() } else { frame })?;
         state.has_early |= early;
@@ -163,15 +181,22 @@ impl DeltaLog {
 
     /// The state, with a segment open.
     fn writable(&self) -> Result<MutexGuard<'_, State>> {
-        if let Some(reason) = self.poison.get() {
-            return Err(Error::Poisoned { reason: reason.clone() });
-        }
+        self.check_poison()?;
         let mut state = lock(&self.state);
+        self.open_segment(&mut state)?;
+        Ok(state)
+    }
+
+    fn check_poison(&self) -> Result<()> {
+        self.poison.get().map_or(Ok(()), |reason| Err(Error::Poisoned { reason: reason.clone() }))
+    }
+
+    fn open_segment(&self, state: &mut State) -> Result<()> {
         if state.writer.is_none() {
-            state.writer = Some(self.create_segment(&mut state)?);
+            state.writer = Some(self.create_segment(state)?);
             (state.frames, state.has_early, state.synced) = (0, false, 0);
         }
-        Ok(state)
+        Ok(())
     }
 
     fn create_segment(&self, state: &mut State) -> Result<LogWriter> {
@@ -236,9 +261,7 @@ impl DeltaLog {
     /// one syncs for all. Returns the last durable commit.
     pub(crate) fn sync_to(&self, sequence: u64) -> Result<CommitRecord> {
         let _syncing = lock(&self.syncing);
-        if let Some(reason) = self.poison.get() {
-            return Err(Error::Poisoned { reason: reason.clone() });
-        }
+        self.check_poison()?;
         let mut state = lock(&self.state);
         if let Some(mark) = state.unsynced.back().map(|written| written.mark)
             && state.tip.record.id.sequence < sequence

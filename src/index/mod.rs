@@ -203,6 +203,11 @@ impl Index {
         self.buckets.len()
     }
 
+    /// Brings one bucket near.
+    pub(crate) fn prefetch_bucket(&self, at: usize) {
+        prefetch((&raw const self.buckets[at]).cast());
+    }
+
     /// The rows of one bucket.
     pub(crate) fn bucket(&self, at: usize) -> impl Iterator<Item = u32> + '_ {
         self.buckets[at].iter()

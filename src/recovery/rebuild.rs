@@ -107,6 +107,7 @@ fn attempt(
         clock: Mutex::default(),
         epoch: AtomicU64::new(FIRST_EPOCH),
         captures: Captures::new(captures),
+        meters: Default::default(),
         batches: Default::default(),
         cold,
         journal: Arc::clone(&log) as _,

@@ -14,6 +14,13 @@ use crate::plant::{Bug, planted};
 use crate::slab::{ANY_UNCOMMITTED, PINNED, RowMeta, TOMBSTONE, UNCOMMITTED};
 use crate::types::{Key, mix};
 
+/// Rows brought near together, as one after the other each would be waited for, with the shard locked.
+const ROWS_TOGETHER: usize = 32;
+/// Images that batches kept are handed over by themselves from here on, and not copied.
+const MANY_KEPT_BYTES: usize = 64 << 10;
+/// How many buckets ahead of a scan their lines, and their rows, are brought near.
+const LINES_AHEAD: usize = 12;
+const ROWS_AHEAD: usize = 4;
 /// Tombstones freed under one lock.
 const TOMBSTONES_A_VISIT: usize = 4096;
 
@@ -27,11 +34,40 @@ pub(crate) struct Part {
     pub(crate) counts: Vec<(Key, u32)>,
 }
 
+impl Part {
+    fn is_empty(&self) -> bool {
+        self.images.is_empty() && self.removed.is_empty() && self.counts.is_empty()
+    }
+}
+
 /// How far a scan over a shard's rows got.
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
+    visited: usize,
     bucket: usize,
     buckets: usize,
+    /// From one bucket to the next.
+    stride: usize,
+}
+
+impl Scan {
+    /// Buckets in their order would give the keys in the order of their places, and whoever loads such keys crowds the first
+    /// places of an index that has yet to grow. A step prime to the number of buckets visits each once, far from the last.
+    fn new(buckets: usize) -> Scan {
+        let prime = |stride: &usize| {
+            let (mut a, mut b) = (*stride, buckets);
+            while b > 0 {
+                (a, b) = (b, a % b);
+            }
+            a == 1
+        };
+        let golden = (buckets as f64 * 0.618) as usize;
+        Scan { visited: 0, bucket: 0, buckets, stride: (golden.max(1)..).find(prime).unwrap_or(1) }
+    }
+
+    fn after(&self, bucket: usize, steps: usize) -> usize {
+        (bucket + self.stride * steps) % self.buckets
+    }
 }
 
 /// What a shard still owes to the delta being written.
@@ -111,23 +147,16 @@ impl Shard {
     /// these were the last.
     pub(crate) fn capture(&mut self, context: &Context, keys: usize, part: &mut Part) -> bool {
         self.catch_up(context);
-        let kept = std::mem::take(&mut self.cut.kept);
-        context.captures.release(kept.images.len());
-        part.images.extend_from_slice(&kept.images);
-        part.removed.extend_from_slice(&kept.removed);
-        part.counts.extend_from_slice(&kept.counts);
-        let end = (self.cut.next + keys).min(self.cut.keys.len());
-        part.images.reserve((end - self.cut.next) * (IMAGE_HEADER_BYTES + self.slab.row_bytes()));
-        for at in self.cut.next..end {
-            let key = self.cut.keys[at];
-            if let Some(raw) = self.raw(key) {
-                let row = raw & !TOMBSTONE_BIT;
-                if self.slab.meta(row).has(self.owed_bit()) {
-                    self.move_out(key, row, part);
-                }
-            }
+        if self.hand_over_kept(context, part) {
+            return false;
         }
-        self.cut.next = end;
+        let owed = std::mem::take(&mut self.cut.keys);
+        let end = (self.cut.next + keys).min(owed.len());
+        part.images.reserve((end - self.cut.next) * (IMAGE_HEADER_BYTES + self.slab.row_bytes()));
+        for keys in owed[self.cut.next..end].chunks(ROWS_TOGETHER) {
+            self.capture_rows(keys, part);
+        }
+        (self.cut.keys, self.cut.next) = (owed, end);
         let done = end == self.cut.keys.len();
         if done {
             context.budget.release(self.cut_bytes());
@@ -136,16 +165,57 @@ impl Shard {
         done
     }
 
+    fn capture_rows(&mut self, keys: &[Key], part: &mut Part) {
+        keys.iter().for_each(|&key| self.prefetch_key(mix(key)));
+        let mut raws = [None; ROWS_TOGETHER];
+        for (raw, &key) in raws.iter_mut().zip(keys) {
+            *raw = self.probe(mix(key), self.slab.row_bytes());
+        }
+        for (&key, raw) in keys.iter().zip(raws) {
+            let Some(raw) = self.confirm(raw, key, mix(key)) else { continue };
+            let row = raw & !TOMBSTONE_BIT;
+            if self.slab.meta(row).has(self.owed_bit()) {
+                self.move_out(key, row, part);
+            }
+        }
+    }
+
+    /// Moves what batches kept to `part`; returns whether that was so much that it should be written first.
+    pub(crate) fn hand_over_kept(&mut self, context: &Context, part: &mut Part) -> bool {
+        if self.cut.kept.is_empty() {
+            return false;
+        }
+        let kept = std::mem::take(&mut self.cut.kept);
+        let bytes = kept.images.len();
+        context.captures.release(bytes);
+        if part.is_empty() && bytes >= MANY_KEPT_BYTES {
+            *part = kept;
+            return true;
+        }
+        part.images.extend_from_slice(&kept.images);
+        part.removed.extend_from_slice(&kept.removed);
+        part.counts.extend_from_slice(&kept.counts);
+        false
+    }
+
     /// Copies the hot rows of the next `buckets` buckets to `part`, for a base; returns whether these were the last.
     ///
     /// Rows may change, come and go between two calls. One that stays is copied at least once: if the index grows, the scan
     /// begins again.
     pub(crate) fn scan(&self, scan: &mut Scan, buckets: usize, part: &mut Part) -> bool {
         if scan.buckets != self.index.buckets() {
-            *scan = Scan { bucket: 0, buckets: self.index.buckets() };
+            *scan = Scan::new(self.index.buckets());
         }
-        let end = (scan.bucket + buckets).min(scan.buckets);
-        for bucket in scan.bucket..end {
+        let end = (scan.visited + buckets).min(scan.buckets);
+        for _ in scan.visited..end {
+            let bucket = scan.bucket;
+            scan.bucket = scan.after(bucket, 1);
+            self.index.prefetch_bucket(scan.after(bucket, LINES_AHEAD));
+            for raw in self.index.bucket(scan.after(bucket, ROWS_AHEAD)) {
+                let row = raw & !TOMBSTONE_BIT;
+                self.slab.prefetch_meta(row);
+                self.slab.prefetch(row, self.slab.row_bytes());
+            }
             for raw in self.index.bucket(bucket) {
                 let row = raw & !TOMBSTONE_BIT;
                 let RowMeta { key, time, .. } = self.slab.meta(row);
@@ -156,7 +226,7 @@ impl Shard {
                 }
             }
         }
-        scan.bucket = end;
+        scan.visited = end;
         if end == scan.buckets {
             part.counts.extend(self.counts.iter());
         }

@@ -246,7 +246,7 @@ impl Store {
 
     /// Memory, disk, and each table's rows by tier.
     pub fn stats(&self) -> StoreStats {
-        stats::stats(&self.engine.catalog, &*self.engine.fs, &self.engine.dir)
+        stats::stats(&self.engine)
     }
 
     /// What opening found.

@@ -1,13 +1,14 @@
 //! What a store holds and where, in numbers.
 #![forbid(unsafe_code)]
 
-use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::engine::Engine;
 use crate::catalog::Catalog;
 use crate::context::read;
-use crate::fs::{Fs, names};
+use crate::fs::names;
 use crate::table::TableInner;
+use crate::waits::Waits;
 
 /// Figures of a store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub struct StoreStats {
     pub uncommitted_rows: u64,
     /// The largest event time seen.
     pub clock: u32,
+    /// How long batches waited for commits and checkpoints since the store was opened.
+    pub waits: Waits,
     /// Each table's figures.
     pub tables: Vec<TableStats>,
 }
@@ -53,7 +56,8 @@ pub struct TableStats {
     pub memory_bytes: usize,
 }
 
-pub(super) fn stats(catalog: &Catalog, fs: &dyn Fs, dir: &Path) -> StoreStats {
+pub(super) fn stats(Engine { catalog, fs, dir, log: delta_log, .. }: &Engine) -> StoreStats {
+    let meters = &catalog.context.meters;
     let log = fs.list(&names::logs(dir)).map_or(0, |entries| entries.iter().map(|entry| entry.len).sum());
     StoreStats {
         memory_bytes: catalog.context.budget.used(),
@@ -63,6 +67,12 @@ pub(super) fn stats(catalog: &Catalog, fs: &dyn Fs, dir: &Path) -> StoreStats {
         log_bytes: log,
         uncommitted_rows: uncommitted(catalog),
         clock: catalog.context.now(),
+        waits: Waits {
+            gate: meters.gate.waited(),
+            images: catalog.context.captures.waits.waited(),
+            shards: meters.shards.waited(),
+            log: delta_log.waited(),
+        },
         tables: catalog.tables().iter().map(|table| table_stats(table)).collect(),
     }
 }

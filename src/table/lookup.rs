@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::pool::run_all;
 use super::{Table, TableInner};
-use crate::context::{Context, read};
+use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::schema::{Missing, TableSchema};
 use crate::shard::{Found, Shard, misfit, read_lanes, shard_of, split_cold};
@@ -148,7 +148,7 @@ impl TableInner {
     fn lock_shards(&self, mixed: &[u64]) -> Vec<Option<RwLockReadGuard<'_, Shard>>> {
         let mut wanted = vec![false; self.shards.len()];
         mixed.iter().for_each(|&mixed| wanted[shard_of(mixed, self.shards.len())] = true);
-        self.shards.iter().zip(wanted).map(|(shard, wanted)| wanted.then(|| read(shard))).collect()
+        self.shards.iter().zip(wanted).map(|(shard, wanted)| wanted.then(|| self.context.meters.shards.read(shard))).collect()
     }
 
     /// A row that is promoted, changed or removed between the probe and this read yields its older state: as if read before.

@@ -264,7 +264,7 @@ pub(super) fn prepare(parts: &mut [Part<'_>]) -> Result<()> {
 
 /// Inside the gate, so a commit has all of the batch or nothing of it. Returns the rows touched.
 pub(super) fn apply(context: &Context, parts: &mut [Part<'_>]) -> usize {
-    let gate = (!planted(Bug::GateNotHeld)).then(|| read(&context.gate));
+    let gate = (!planted(Bug::GateNotHeld)).then(|| context.meters.gate.read(&context.gate));
     for Part { batch, .. } in parts.iter().filter(|part| part.batch.op != Op::Prefetch) {
         context.count_batch();
         if batch.time > 0 {
@@ -302,6 +302,8 @@ fn each_shard<R: Send>(parts: &mut [Part<'_>], work: impl Fn(Work<'_>, &mut Shar
         let shards = part.table.shards.iter().zip(&mut *part.plans).filter(|(_, plan)| !plan.positions.is_empty());
         shards.map(move |(shard, plan)| (of, shard, plan))
     });
-    let run = |(of, shard, plan): (Work<'_>, &RwLock<Shard>, &mut Plan)| work(of, &mut write(shard), plan);
+    let run = |(of, shard, plan): (Work<'_>, &RwLock<Shard>, &mut Plan)| {
+        work(of, &mut of.table.context.meters.shards.write(shard), plan)
+    };
     run_all(pool, shards.collect(), run)
 }
