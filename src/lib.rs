@@ -21,6 +21,7 @@ mod optimizer;
 mod options;
 mod plan;
 mod plant;
+mod quantize;
 mod recovery;
 #[cfg(feature = "remote")]
 mod remote;
@@ -48,6 +49,7 @@ pub use initializer::Initializer;
 pub use optimizer::Optimizer;
 pub use options::{CommitPolicy, Retention, StoreOptions};
 pub use plan::{Plan, plan};
+pub use quantize::Quantization;
 #[cfg(feature = "remote")]
 pub use remote::{Copy, Remote, Transfer};
 pub use restore::{Restore, RestoreReport, restore, restore_with};
