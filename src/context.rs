@@ -1,12 +1,14 @@
 //! What all tables of a store share: the gate between batches and commits, the clock, the cold tier, the log, the budget.
 #![forbid(unsafe_code)]
 
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, PoisonError};
 
 use crate::clock::Clock;
 use crate::cold::ColdTier;
 use crate::error::{Error, Result};
+use crate::fs::Scratch;
 use crate::slab::Backing;
 use crate::sync::atomic::{AtomicU64, AtomicUsize};
 use crate::sync::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -155,6 +157,10 @@ pub(crate) struct Context {
     pub(crate) pool: Option<rayon::ThreadPool>,
     pub(crate) process: u32,
     pub(crate) poison: Arc<OnceLock<String>>,
+    /// The store's directory, where it was opened to be read only.
+    pub(crate) read_only: Option<PathBuf>,
+    /// Where the cold tier is then. The last field: it outlives the cold tier.
+    pub(crate) _scratch: Option<Arc<Scratch>>,
 }
 
 impl Context {
@@ -163,9 +169,17 @@ impl Context {
         if std::process::id() == self.process { Ok(()) } else { Err(Error::ForkedChild) }
     }
 
-    /// Refuses changes once it is unknown what the disk holds.
+    /// Whether the store was opened to be read only.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only.is_some()
+    }
+
+    /// Refuses changes of a store that is only read, and once it is unknown what the disk holds.
     pub(crate) fn check_writable(&self) -> Result<()> {
         self.check_process()?;
+        if let Some(path) = &self.read_only {
+            return Err(Error::ReadOnly { path: path.clone() });
+        }
         match self.poison.get() {
             None => Ok(()),
             Some(reason) => Err(Error::Poisoned { reason: reason.clone() }),

@@ -32,7 +32,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The directory cannot be written.
-    #[error("{} cannot be written (read-only or no permission): open a copy, or change its permissions", path.display())]
+    #[error("{} cannot be written (opened to be read only, a read-only disk, or no permission): open a copy, or change its permissions", path.display())]
     ReadOnly {
         /// The file or directory.
         path: PathBuf,

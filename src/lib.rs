@@ -19,6 +19,7 @@ mod manifest;
 mod memory;
 mod optimizer;
 mod options;
+mod pins;
 mod plan;
 mod plant;
 mod quantize;
@@ -39,6 +40,7 @@ pub mod testing;
 pub mod train;
 mod types;
 mod verify;
+mod view;
 mod waits;
 
 pub use admission::Admission;

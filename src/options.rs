@@ -99,6 +99,8 @@ pub struct StoreOptions {
     pub(crate) max_clock_step: u32,
     pub(crate) allow_non_finite: bool,
     pub(crate) create: bool,
+    pub(crate) read_only: bool,
+    pub(crate) scratch: Option<PathBuf>,
     pub(crate) commit_policy: CommitPolicy,
     pub(crate) retention: Retention,
     pub(crate) checkpoint_ratio: Option<f64>,
@@ -120,6 +122,8 @@ impl Default for StoreOptions {
             max_clock_step: DEFAULT_MAX_CLOCK_STEP_SECS,
             allow_non_finite: false,
             create: true,
+            read_only: false,
+            scratch: None,
             commit_policy: CommitPolicy::default(),
             retention: Retention::default(),
             checkpoint_ratio: None,
@@ -192,6 +196,27 @@ impl StoreOptions {
     #[must_use]
     pub fn create(mut self, create: bool) -> Self {
         self.create = create;
+        self
+    }
+
+    /// Opens the store to be read only: nothing in its directory is written, no lock is taken, and every change is refused with
+    /// [`Error::ReadOnly`](crate::Error::ReadOnly). Another process may hold it and go on training, and the disk may be a read-only one.
+    /// Default no.
+    ///
+    /// It is the store at its last commit that is published as durable, or at the one asked for, and stays so. The tables are rebuilt as
+    /// at every open, within the memory budget; cold rows go to a temporary directory ([`StoreOptions::scratch`]) that ends with the
+    /// last handle.
+    #[must_use]
+    pub fn read_only(mut self, read_only: bool) -> Self {
+        self.read_only = read_only;
+        self
+    }
+
+    /// The directory, which must exist, for what need not last: cold rows of a store that is only read, and of dry runs. They take as
+    /// much room as the cold rows of the newest base, or none of their own where it is on the store's disk. Default: the system's.
+    #[must_use]
+    pub fn scratch(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.scratch = Some(dir.into());
         self
     }
 

@@ -108,8 +108,8 @@ impl Quantization {
         true
     }
 
-    /// The codec's number on disk.
-    pub(crate) fn code(self) -> u8 {
+    /// The codec's number in files.
+    pub fn code(self) -> u8 {
         match self {
             Quantization::F16 => 1,
             Quantization::Bf16 => 2,
@@ -118,8 +118,8 @@ impl Quantization {
         }
     }
 
-    /// The codec of a number on disk.
-    pub(crate) fn from_code(code: u8) -> Option<Quantization> {
+    /// The codec of a number in files.
+    pub fn from_code(code: u8) -> Option<Quantization> {
         Quantization::ALL.into_iter().find(|codec| codec.code() == code)
     }
 }

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use crate::catalog::Catalog;
 use crate::checkpoint::{BasePlan, write_base};
 use crate::error::{Error, Result};
-use crate::fs::{Fs, names};
+use crate::fs::{Fs, LockGuard, Scratch, names};
 use crate::kill_point::{KillPoint, reach};
 use crate::log::{Mark, MarkRecord};
 use crate::options::StoreOptions;
-use crate::recovery::{Identity, Rebuilt, Site, choose, rebuild, survey};
+use crate::pins::Pins;
+use crate::recovery::{Chain, Identity, Rebuilt, Site, Survey, choose, rebuild, survey};
 use crate::types::{At, CommitId};
+use crate::view::View;
 
 /// What a restore wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,8 +29,8 @@ pub struct RestoreReport {
 
 /// Restores the state of store `source` at a commit into `target`, which must not exist.
 ///
-/// The source is locked and not changed. The target is a store of its own that goes on in a new timeline; it appears under its
-/// name only when it is whole.
+/// The source is not changed, and may be open elsewhere: then its newest commit is the last one published as durable. The target is a
+/// store of its own that goes on in a new timeline; it appears under its name only when it is whole.
 ///
 /// ```
 /// use embedrock::{At, Store, StoreOptions, TableSchema, Update, restore};
@@ -51,7 +53,7 @@ pub struct RestoreReport {
 /// ```
 ///
 /// # Errors
-/// The source is in use or damaged, the commit cannot be rebuilt, the target exists, or a write fails: then there is no target.
+/// The source is damaged, the commit cannot be rebuilt, the target exists, or a write fails: then there is no target.
 pub fn restore(source: impl AsRef<Path>, at: At, target: impl AsRef<Path>) -> Result<RestoreReport> {
     restore_with(source.as_ref(), at, target.as_ref(), &StoreOptions::default())
 }
@@ -82,7 +84,7 @@ pub struct Restore {
 }
 
 impl Restore {
-    /// From this store, which must not be open: its newest commit with all tables, unless more is said.
+    /// From this store: its newest commit with all tables, unless more is said.
     pub fn of(source: impl Into<PathBuf>) -> Restore {
         Restore { source: source.into(), at: At::Latest, tables: None, options: StoreOptions::default() }
     }
@@ -105,69 +107,72 @@ impl Restore {
     /// Restores into `target`, which must not exist.
     ///
     /// # Errors
-    /// As [`restore`]; [`Error::UnknownTable`] for a table that the commit does not have.
+    /// As [`restore`]; [`Error::UnknownTable`] for a table that the commit does not have; [`Error::Locked`] while another restore to the
+    /// same target is under way.
     pub fn to(&self, target: impl AsRef<Path>) -> Result<RestoreReport> {
         let (fs, target) = (&*self.options.fs, target.as_ref());
         if fs.exists(target)? {
             return Err(Error::TargetExists { path: target.to_path_buf() });
         }
+        let source = self.look()?;
         let parent = crate::fs::parent(target);
         let name = target.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        self.rebuild_in(&names::temporary(parent, &format!("restore-{name}")), &|temporary, identity, rebuilt| {
-            write_store(fs, temporary, identity, &rebuilt)?;
+        let temporary = names::temporary(parent, &format!("restore-{name}"));
+        let _lock = begin(fs, &temporary)?;
+        let result = self.rebuild(&source, names::live(&temporary), None).and_then(|rebuilt| {
+            let report = report(&rebuilt);
+            write_store(fs, &temporary, source.identity, &rebuilt)?;
             drop(rebuilt);
-            fs.remove_dir_all(&names::live(temporary))?;
+            fs.remove_dir_all(&names::live(&temporary))?;
             reach(KillPoint::RestoreWritten);
-            fs.rename(temporary, target)?;
+            fs.rename(&temporary, target)?;
             reach(KillPoint::RestoreRenamed);
-            fs.sync_dir(parent)
-        })
+            fs.sync_dir(parent)?;
+            Ok(report)
+        });
+        if result.is_err() {
+            let _ = fs.remove_dir_all(&temporary);
+        }
+        result
     }
 
     /// Rebuilds the commit and reports what [`Restore::to`] would write, and leaves nothing behind. Cost: as the restore itself but
-    /// for the writing; it needs a temporary directory for cold rows.
+    /// for the writing; it needs a temporary directory for cold rows ([`StoreOptions::scratch`]).
     ///
     /// # Errors
     /// As [`Restore::to`]: a restore that would fail for what the source holds fails here.
     pub fn dry_run(&self) -> Result<RestoreReport> {
-        let temporary = std::env::temp_dir().join(format!("embedrock-dry-run-{}", std::process::id()));
-        let report = self.rebuild_in(&temporary, &|_, _, rebuilt| {
-            drop(rebuilt);
-            Ok(())
-        });
-        let fs = &*self.options.fs;
-        match fs.remove_dir_all(&temporary) {
-            Err(error) if report.is_ok() && fs.exists(&temporary)? => Err(error),
-            _ => report,
-        }
+        let source = self.look()?;
+        let scratch = Arc::new(Scratch::new(&self.options.fs, self.options.scratch.as_deref())?);
+        let rebuilt = self.rebuild(&source, names::live(scratch.path()), Some(Arc::clone(&scratch)))?;
+        Ok(report(&rebuilt))
     }
 
-    /// Rebuilds the commit with its live directory in `temporary`, which is removed again if that, or `then`, fails.
-    fn rebuild_in(&self, temporary: &Path, then: &dyn Fn(&Path, Identity, Rebuilt) -> Result<()>) -> Result<RestoreReport> {
+    /// Finds the commit. A store that another holds, or that lies on a read-only disk, is read as far as it is known to be durable.
+    fn look(&self) -> Result<Source> {
+        let (fs, dir) = (&*self.options.fs, &*self.source);
+        if !fs.exists(&names::identity(dir))? {
+            return Err(Error::NotAStore { path: dir.to_path_buf(), why: "it has no IDENTITY file".into() });
+        }
+        let lock = match fs.lock(&names::lock(dir)) {
+            Err(Error::Locked { .. } | Error::ReadOnly { .. }) => {
+                let View { identity, survey, chain, pins } = View::new(fs, dir, self.at)?;
+                return Ok(Source { identity, survey, chain, _pins: pins, _lock: None });
+            }
+            lock => lock?,
+        };
+        let identity = Identity::read(fs, dir)?;
+        let survey = survey(fs, dir, identity.uuid)?;
+        let chain = choose(&survey, dir, self.at)?;
+        Ok(Source { identity, survey, chain, _pins: Pins::default(), _lock: Some(lock) })
+    }
+
+    fn rebuild(&self, source: &Source, live: PathBuf, scratch: Option<Arc<Scratch>>) -> Result<Rebuilt> {
         let fs = Arc::clone(&self.options.fs);
-        let source = &*self.source;
-        if !fs.exists(&names::identity(source))? {
-            return Err(Error::NotAStore { path: source.to_path_buf(), why: "it has no IDENTITY file".into() });
-        }
-        let _lock = fs.lock(&names::lock(source))?;
-        let identity = Identity::read(&*fs, source)?;
-        let survey = survey(&*fs, source, identity.uuid)?;
-        let chain = choose(&survey, source, self.at)?;
-        if fs.exists(temporary)? {
-            fs.remove_dir_all(temporary)?;
-        }
-        fs.create_dir(temporary)?;
-        let site = Site { fs: Arc::clone(&fs), dir: source, live: names::live(temporary), identity };
-        let result = rebuild(&site, &self.options, &survey, &chain).and_then(|rebuilt| {
-            self.choose_tables(&rebuilt.catalog)?;
-            let report = report(&rebuilt);
-            then(temporary, identity, rebuilt)?;
-            Ok(report)
-        });
-        if result.is_err() {
-            let _ = fs.remove_dir_all(temporary);
-        }
-        result
+        let site = Site { fs, dir: &self.source, live, identity: source.identity, read_only: false, scratch };
+        let rebuilt = rebuild(&site, &self.options, &source.survey, &source.chain)?;
+        self.choose_tables(&rebuilt.catalog)?;
+        Ok(rebuilt)
     }
 
     fn choose_tables(&self, catalog: &Catalog) -> Result<()> {
@@ -179,6 +184,26 @@ impl Restore {
         // Of the rebuilt copy, not of the source.
         others.into_iter().try_for_each(|table| catalog.drop_table(table.id))
     }
+}
+
+/// What is restored, held while it is read.
+struct Source {
+    identity: Identity,
+    survey: Survey,
+    chain: Chain,
+    _pins: Pins,
+    _lock: Option<Box<dyn LockGuard>>,
+}
+
+/// Makes the directory in which a store is written before it gets its name. Its lock, which goes along, keeps others out; what a
+/// restore left there that was interrupted is removed.
+fn begin(fs: &dyn Fs, temporary: &Path) -> Result<Box<dyn LockGuard>> {
+    if fs.exists(temporary)? {
+        let _lock = fs.lock(&names::lock(temporary))?;
+        fs.remove_dir_all(temporary)?;
+    }
+    fs.create_dir(temporary)?;
+    fs.lock(&names::lock(temporary))
 }
 
 fn report(rebuilt: &Rebuilt) -> RestoreReport {

@@ -10,6 +10,8 @@ mod directory;
 mod failures;
 #[path = "contract/process.rs"]
 mod process;
+#[path = "contract/readers.rs"]
+mod readers;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

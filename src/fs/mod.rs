@@ -5,13 +5,16 @@
 
 mod lock;
 pub(crate) mod names;
+mod pin;
 mod real;
+mod scratch;
 #[cfg(any(test, feature = "testing"))]
 mod sim;
 
 use std::path::Path;
 
 pub(crate) use real::RealFs;
+pub(crate) use scratch::Scratch;
 #[cfg(any(test, feature = "testing"))]
 pub use sim::{CrashMode, FaultKind, FaultSpan, SimFs, SyncClass};
 
@@ -31,6 +34,8 @@ pub trait Fs: Send + Sync + std::fmt::Debug {
     fn exists(&self, path: &Path) -> Result<bool>;
     /// Creates a directory whose parent exists.
     fn create_dir(&self, path: &Path) -> Result<()>;
+    /// As [`Fs::create_dir`], for nobody but this user.
+    fn create_private_dir(&self, path: &Path) -> Result<()>;
     /// Renames a file or directory.
     fn rename(&self, from: &Path, to: &Path) -> Result<()>;
     /// Removes a file.
@@ -41,6 +46,11 @@ pub trait Fs: Send + Sync + std::fmt::Debug {
     fn sync_dir(&self, path: &Path) -> Result<()>;
     /// Takes the exclusive lock of a store, or says who has it.
     fn lock(&self, path: &Path) -> Result<Box<dyn LockGuard>>;
+    /// Keeps a file from being removed by who asks with [`Fs::claim`] first, in any process, until the guard is dropped. `None`: it is not
+    /// there, or claimed.
+    fn pin(&self, path: &Path) -> Result<Option<Box<dyn LockGuard>>>;
+    /// The right to remove a file: `None` while it is pinned, or where it is not there.
+    fn claim(&self, path: &Path) -> Result<Option<Box<dyn LockGuard>>>;
 }
 
 /// A file open to write.

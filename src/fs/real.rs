@@ -3,10 +3,11 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::lock::RealLock;
+use super::pin;
 use super::{DirEntry, Fs, LockGuard, ReadFile, SyncFile, WriteFile};
 use crate::error::{Error, Result};
 
@@ -78,6 +79,10 @@ impl Fs for RealFs {
         fs::create_dir(path).or_else(failed("create", path))
     }
 
+    fn create_private_dir(&self, path: &Path) -> Result<()> {
+        fs::DirBuilder::new().mode(0o700).create(path).or_else(failed("create", path))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         fs::rename(from, to).or_else(failed("rename", from))
     }
@@ -97,6 +102,14 @@ impl Fs for RealFs {
 
     fn lock(&self, path: &Path) -> Result<Box<dyn LockGuard>> {
         RealLock::take(path)
+    }
+
+    fn pin(&self, path: &Path) -> Result<Option<Box<dyn LockGuard>>> {
+        pin::take(path, true)
+    }
+
+    fn claim(&self, path: &Path) -> Result<Option<Box<dyn LockGuard>>> {
+        pin::take(path, false)
     }
 }
 

@@ -8,8 +8,8 @@ mod load;
 mod rebuild;
 mod survey;
 
-pub(crate) use chain::choose;
+pub(crate) use chain::{Chain, choose};
 pub(crate) use harden::harden;
 pub(crate) use identity::Identity;
 pub(crate) use rebuild::{Rebuilt, Site, check_options, rebuild};
-pub(crate) use survey::survey;
+pub(crate) use survey::{Survey, survey};

@@ -14,7 +14,7 @@ use crate::cold::twin::{TwinCold, TwinOptions};
 use crate::context::{Budget, Captures, Context};
 use crate::delta::{DeltaLog, FIRST_EPOCH, Tip};
 use crate::error::{Error, Result};
-use crate::fs::{Fs, names};
+use crate::fs::{Fs, Scratch, names};
 use crate::kill_point::{KillPoint, reach};
 use crate::log::CommitRecord;
 use crate::manifest::Manifest;
@@ -46,6 +46,10 @@ pub(crate) struct Site<'a> {
     pub(crate) dir: &'a Path,
     pub(crate) live: PathBuf,
     pub(crate) identity: Identity,
+    /// Refuse all changes.
+    pub(crate) read_only: bool,
+    /// Where `live` is, if that goes with what is rebuilt.
+    pub(crate) scratch: Option<Arc<Scratch>>,
 }
 
 /// What was rebuilt.
@@ -115,6 +119,8 @@ fn attempt(
         pool: pool(options.threads)?,
         process: std::process::id(),
         poison,
+        read_only: site.read_only.then(|| site.dir.to_path_buf()),
+        _scratch: site.scratch.clone(),
     };
     let catalog = Catalog::new(Arc::new(context), shards(options)?);
     let from_base = match base {

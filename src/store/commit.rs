@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use super::Store;
+use super::engine::Engine;
 use crate::context::lock;
 use crate::delta::Cut;
 use crate::error::{Error, Result};
@@ -20,8 +21,10 @@ pub(super) struct Pending {
 }
 
 /// How a commit ended, once it did.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Outcome {
+    /// In a forked child nobody is left who would resolve it.
+    process: u32,
     result: Mutex<Option<Result<(), String>>>,
     ended: Condvar,
 }
@@ -49,7 +52,7 @@ pub struct Ticket {
 
 impl Ticket {
     pub(super) fn new(id: CommitId) -> Ticket {
-        Ticket { id, outcome: Arc::default() }
+        Ticket { id, outcome: Arc::new(Outcome { process: std::process::id(), result: Mutex::default(), ended: Condvar::new() }) }
     }
 
     /// What the commit is called once it is durable.
@@ -59,14 +62,15 @@ impl Ticket {
 
     /// Whether it is durable.
     pub fn is_durable(&self) -> bool {
-        matches!(&*lock(&self.outcome.result), Some(Ok(())))
+        self.check_process().is_ok() && matches!(&*lock(&self.outcome.result), Some(Ok(())))
     }
 
     /// Waits until it is durable.
     ///
     /// # Errors
-    /// Why it is not. It stays cut: the store's next commit, or another call that needs it, tries again.
+    /// Why it is not. It stays cut: the store's next commit, or another call that needs it, tries again. [`Error::ForkedChild`].
     pub fn wait(&self) -> Result<CommitId> {
+        self.check_process()?;
         let mut result = lock(&self.outcome.result);
         loop {
             match &*result {
@@ -77,9 +81,22 @@ impl Ticket {
         }
     }
 
+    fn check_process(&self) -> Result<()> {
+        if std::process::id() == self.outcome.process { Ok(()) } else { Err(Error::ForkedChild) }
+    }
+
     pub(super) fn resolve(&self, result: Result<(), String>) {
         *lock(&self.outcome.result) = Some(result);
         self.outcome.ended.notify_all();
+    }
+}
+
+/// Says, when it ends, that no base is being written any more: however the thread ends that has it, or does not begin.
+struct UnderWay(Arc<Engine>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.base_under_way.store(false, Ordering::Release);
     }
 }
 
@@ -190,19 +207,20 @@ impl Store {
     /// `close` and dropping the store wait for it.
     ///
     /// # Errors
-    /// Only those of starting a thread; what the checkpoint fails with is logged, and the older base stays.
+    /// Those of starting a thread, a poisoned store or one that is only read; what the checkpoint fails with is logged, and the older
+    /// base stays.
     pub fn checkpoint_in_background(&self) -> Result<bool> {
         let engine = Arc::clone(&self.engine);
+        engine.catalog.context.check_writable()?;
         if engine.next_base.try_lock().is_err() || engine.base_under_way.swap(true, Ordering::AcqRel) {
             return Ok(false);
         }
-        let work = move || {
-            if let Err(error) = engine.checkpoint() {
+        let under_way = UnderWay(engine);
+        self.in_background("checkpoint", move || {
+            if let Err(error) = under_way.0.checkpoint() {
                 tracing::error!(%error, "a checkpoint in the background failed");
             }
-            engine.base_under_way.store(false, Ordering::Release);
-        };
-        self.in_background("checkpoint", work).inspect_err(|_| self.engine.base_under_way.store(false, Ordering::Release))?;
+        })?;
         Ok(true)
     }
 

@@ -14,8 +14,9 @@ use crate::error::Result;
 use crate::fs::Fs;
 use crate::log::CommitRecord;
 use crate::options::Retention;
+use crate::pins::Pins;
 use crate::recovery::{Identity, choose, survey};
-use crate::sync::atomic::{AtomicBool, AtomicUsize};
+use crate::sync::atomic::AtomicBool;
 use crate::sync::{Mutex, MutexGuard};
 use crate::types::{At, CommitId};
 use crate::verify::{VerifyReport, verify_files};
@@ -48,8 +49,6 @@ pub(super) struct Engine {
     /// The base that a commit made valid when old ones were last removed.
     pub(super) pruned: Mutex<u64>,
     pub(super) growth: Mutex<Growth>,
-    /// Copies under way that read files: none is removed meanwhile.
-    pub(super) held: AtomicUsize,
     /// Bases that could not serve when the store was opened: they are none that retention keeps.
     pub(super) damaged_bases: Vec<u64>,
     /// A thread was begun to write a base and has not ended.
@@ -124,7 +123,7 @@ impl Engine {
 
     pub(super) fn verify(&self) -> Result<VerifyReport> {
         self.catalog.context.check_process()?;
-        let _held = self.hold();
+        let _pins = Pins::all(&*self.fs, &self.dir)?;
         verify_files(&*self.fs, &self.dir, || {
             let pending = self.between_commits()?;
             self.sync_to(u64::MAX)?;

@@ -58,7 +58,7 @@ pub struct Store {
     /// Commits and checkpoints in the background.
     workers: Mutex<Vec<JoinHandle<()>>>,
     // Last, so that the lock outlives everything that touches the directory.
-    _lock: Box<dyn LockGuard>,
+    _lock: Option<Box<dyn LockGuard>>,
 }
 
 impl Store {
@@ -72,12 +72,19 @@ impl Store {
         open::open(dir.as_ref(), &options)
     }
 
-    /// Opens the table of this name, or creates it; then learning rate, decay, admission and expiry become those given.
+    /// Opens the table of this name, or creates it; then learning rate, decay, admission and expiry become those given. (In a store that
+    /// is only read they stay, and nothing is created.)
     ///
     /// # Errors
     /// [`Error::SchemaMismatch`] where rows of the existing table could not be those of `schema`.
     pub fn create_table(&self, schema: TableSchema) -> Result<Table> {
         let Engine { catalog, log, .. } = &*self.engine;
+        if catalog.context.is_read_only()
+            && let Some(inner) = catalog.find(schema.name())
+        {
+            inner.schema().check_same_identity(&schema)?;
+            return Ok(Table { inner });
+        }
         catalog.context.check_writable()?;
         schema.validate()?;
         let _no_commit = self.engine.between_commits()?;
@@ -221,7 +228,7 @@ impl Store {
     ) -> Result<crate::remote::Transfer> {
         let Engine { catalog, fs, dir, identity, log, .. } = &*self.engine;
         catalog.context.check_process()?;
-        let _held = self.engine.hold();
+        let _pins = crate::pins::Pins::all(&**fs, dir)?;
         let tip = log.tip().0.id;
         remote.send(&crate::remote::Source { fs: &**fs, dir, identity: *identity, tip }, progress)
     }
@@ -244,8 +251,11 @@ impl Store {
         digest::digest(&self.engine.catalog)
     }
 
-    /// Memory, disk, and each table's rows by tier.
+    /// Memory, disk, and each table's rows by tier. Nothing of it, all zeros, in a forked child.
     pub fn stats(&self) -> StoreStats {
+        if self.engine.catalog.context.check_process().is_err() {
+            return StoreStats::default();
+        }
         stats::stats(&self.engine)
     }
 
@@ -266,8 +276,11 @@ impl Store {
     pub fn close(self) -> Result<u64> {
         self.engine.catalog.context.check_process()?;
         self.join_workers();
+        let context = &self.engine.catalog.context;
         let dropped = stats::uncommitted(&self.engine.catalog);
-        self.engine.catalog.context.check_writable()?;
+        if !context.is_read_only() {
+            context.check_writable()?;
+        }
         Ok(dropped)
     }
 }

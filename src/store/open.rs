@@ -10,13 +10,14 @@ use super::Store;
 use super::commit::Due;
 use super::engine::{Engine, Growth};
 use crate::error::{Error, Result};
-use crate::fs::{Fs, LockGuard, names};
+use crate::fs::{Fs, LockGuard, Scratch, names};
 use crate::kill_point::{KillPoint, reach};
 use crate::options::StoreOptions;
-use crate::recovery::{Identity, Site, check_options, choose, harden, rebuild, survey};
+use crate::recovery::{Chain, Identity, Rebuilt, Site, Survey, check_options, choose, harden, rebuild, survey};
 use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicBool, AtomicUsize};
+use crate::sync::atomic::AtomicBool;
 use crate::types::CommitId;
+use crate::view::View;
 
 /// What opening a store found and did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +54,9 @@ impl fmt::Display for RecoveryReport {
 
 pub(super) fn open(dir: &Path, options: &StoreOptions) -> Result<Store> {
     check_options(options)?;
+    if options.read_only {
+        return open_to_read(dir, options);
+    }
     let fs = Arc::clone(&options.fs);
     let (lock, identity) = enter(&*fs, dir, options)?;
     remove_litter(&*fs, dir)?;
@@ -62,8 +66,30 @@ pub(super) fn open(dir: &Path, options: &StoreOptions) -> Result<Store> {
     let chain = choose(&survey, dir, options.at)?;
     harden(&*fs, dir, &survey, &chain)?;
     reach(KillPoint::Hardened);
-    let site = Site { fs: Arc::clone(&fs), dir, live: names::live(dir), identity };
+    let site = Site { fs, dir, live: names::live(dir), identity, read_only: false, scratch: None };
     let rebuilt = rebuild(&site, options, &survey, &chain)?;
+    let next_base = next_base(&*site.fs, dir)?;
+    Ok(store(&site, options, (&survey, &chain), rebuilt, (next_base, Some(lock))))
+}
+
+/// What is read is pinned until it is rebuilt: from then on nothing in the directory is needed.
+fn open_to_read(dir: &Path, options: &StoreOptions) -> Result<Store> {
+    let View { identity, survey, chain, pins } = View::new(&*options.fs, dir, options.at)?;
+    let scratch = Arc::new(Scratch::new(&options.fs, options.scratch.as_deref())?);
+    let live = names::live(scratch.path());
+    let site = Site { fs: Arc::clone(&options.fs), dir, live, identity, read_only: true, scratch: Some(scratch) };
+    let rebuilt = rebuild(&site, options, &survey, &chain)?;
+    drop(pins);
+    Ok(store(&site, options, (&survey, &chain), rebuilt, (0, None)))
+}
+
+fn store(
+    site: &Site<'_>,
+    options: &StoreOptions,
+    (survey, chain): (&Survey, &Chain),
+    rebuilt: Rebuilt,
+    (next_base, lock): (u64, Option<Box<dyn LockGuard>>),
+) -> Store {
     let base = survey.bases.iter().find(|base| Some(base.number) == rebuilt.base);
     let damaged = rebuilt.skipped.iter().map(|(_, error)| error).chain(&survey.bad_bases).map(ToString::to_string).collect();
     let report = RecoveryReport {
@@ -73,38 +99,36 @@ pub(super) fn open(dir: &Path, options: &StoreOptions) -> Result<Store> {
         bytes_cut: chain.bytes_cut,
         damaged_bases: damaged,
     };
-    tracing::info!(dir = %dir.display(), "opened the store {report}");
+    tracing::info!(dir = %site.dir.display(), read_only = site.read_only, "opened the store {report}");
     let growth = Growth {
         base_bytes: base.map_or(0, |base| base.files.iter().map(|file| file.bytes).sum()),
         replayed: chain.after(base).iter().map(|(_, placed)| placed.end - placed.start).sum(),
         ..Growth::default()
     };
-    let next_base = next_base(&*fs, dir)?;
     let batches = rebuilt.catalog.context.batches.load(Ordering::Relaxed);
     let engine = Engine {
-        dir: dir.to_path_buf(),
-        fs,
-        identity,
+        dir: site.dir.to_path_buf(),
+        fs: Arc::clone(&site.fs),
+        identity: site.identity,
         catalog: rebuilt.catalog,
         log: rebuilt.log,
         pending: Mutex::default(),
         tickets: Mutex::default(),
         pruned: Mutex::default(),
-        held: AtomicUsize::new(0),
         damaged_bases: rebuilt.skipped.iter().map(|(number, _)| *number).collect(),
         retention: options.retention,
         growth: Mutex::new(growth),
         base_under_way: AtomicBool::new(false),
         next_base: Mutex::new(next_base),
     };
-    Ok(Store {
+    Store {
         engine: Arc::new(engine),
         report,
         due: Mutex::new(Due::new(options.commit_policy, batches)),
         checkpoint_ratio: options.checkpoint_ratio,
         workers: Mutex::default(),
         _lock: lock,
-    })
+    }
 }
 
 /// Locks the store's directory, which is made when there is none, and reads or writes its identity.

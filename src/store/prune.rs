@@ -1,8 +1,6 @@
 //! Retention: what no restorable commit needs any more is removed, once newer bases are durable.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::Ordering;
-
 use super::engine::Engine;
 use crate::context::lock;
 use crate::error::Result;
@@ -17,21 +15,13 @@ impl Engine {
     /// After a commit that made a base valid. A failure costs disk space, not data: it is logged, and the next one tries again.
     pub(super) fn prune(&self, record: &CommitRecord) {
         let mut pruned = lock(&self.pruned);
-        if record.base <= *pruned || self.held.load(Ordering::Relaxed) > 0 {
+        if record.base <= *pruned || self.catalog.context.is_read_only() {
             return;
         }
         match self.try_prune(record) {
             Ok(()) => *pruned = record.base,
             Err(error) => tracing::warn!(%error, "old bases and segments could not be removed"),
         }
-    }
-
-    /// Keeps all files until the result is dropped. What is due to be removed then goes with a later commit.
-    pub(super) fn hold(&self) -> Held<'_> {
-        // Under the lock: nothing is being removed now, and nothing will be.
-        let _pruned = lock(&self.pruned);
-        self.held.fetch_add(1, Ordering::Relaxed);
-        Held(self)
     }
 
     fn try_prune(&self, record: &CommitRecord) -> Result<()> {
@@ -59,6 +49,10 @@ impl Engine {
         let most = begins.map_or(0, |segment| segment.number);
         let first_segment = held_by.unwrap_or(oldest_kept.first_segment.min(most));
         for base in survey.bases.iter().filter(|base| base.number < number) {
+            let Some(_claim) = fs.claim(&names::base(&self.dir, base.number).join(names::MANIFEST))? else {
+                tracing::info!(base = base.number, "an old base is being read and stays until a later commit");
+                continue;
+            };
             let trash = names::trash(&self.dir, &format!("base-{}", base.number));
             fs.rename(&names::base(&self.dir, base.number), &trash)?;
             fs.sync_dir(&names::bases(&self.dir))?;
@@ -68,19 +62,17 @@ impl Engine {
         }
         let segments = survey.segments.iter().map(|segment| (segment.number, &segment.path));
         let stillborn = survey.stillborn.iter().map(|lost| (lost.number, &lost.path));
-        for (_, path) in segments.chain(stillborn).filter(|(number, _)| *number < first_segment) {
+        let mut old: Vec<_> = segments.chain(stillborn).filter(|(number, _)| *number < first_segment).collect();
+        // From the oldest on: who has pinned one needs those after it too.
+        old.sort_unstable();
+        for (number, path) in old {
+            let Some(_claim) = fs.claim(path)? else {
+                tracing::info!(segment = number, "an old segment is being read and stays until a later commit");
+                break;
+            };
             fs.remove_file(path)?;
             reach(KillPoint::SegmentRemoved);
         }
         fs.sync_dir(&names::logs(&self.dir))
-    }
-}
-
-/// See [`Engine::hold`].
-pub(super) struct Held<'a>(&'a Engine);
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        self.0.held.fetch_sub(1, Ordering::Relaxed);
     }
 }

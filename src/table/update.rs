@@ -150,7 +150,10 @@ impl TableInner {
     /// Checks the arguments of an update and returns the bytes of images that a commit under way may want of its rows.
     pub(super) fn check_update(&self, op: Op, Given { keys, values }: Given<'_>) -> Result<usize> {
         self.check()?;
-        self.context.check_writable()?;
+        // Where a row lives is not part of what is only read.
+        if op != Op::Prefetch || !self.context.is_read_only() {
+            self.context.check_writable()?;
+        }
         let schema = self.schema();
         if !matches!(op, Op::Remove | Op::Prefetch) {
             let what = if op == Op::Gradients { "grads" } else { "rows" };

@@ -163,3 +163,27 @@ impl Drop for SimLock {
         self.fs.release(&self.path);
     }
 }
+
+pub(super) struct SimPin {
+    fs: SimFs,
+    node: NodeId,
+    owner: u32,
+}
+
+impl SimPin {
+    pub(super) fn new(fs: &SimFs, node: NodeId) -> SimPin {
+        SimPin { fs: fs.clone(), node, owner: std::process::id() }
+    }
+}
+
+impl LockGuard for SimPin {
+    fn owner(&self) -> u32 {
+        self.owner
+    }
+}
+
+impl Drop for SimPin {
+    fn drop(&mut self) {
+        self.fs.release_pin(self.node);
+    }
+}

@@ -17,7 +17,7 @@ use std::sync::{Arc, PoisonError};
 
 pub use crash::CrashMode;
 use disk::{DirNode, Disk, FileNode, Node, NodeId, Refused, os_error};
-use handle::{SimLock, SimReader, SimWriter};
+use handle::{SimLock, SimPin, SimReader, SimWriter};
 
 use super::{DirEntry, Fs, LockGuard, ReadFile, SyncFile, WriteFile};
 use crate::error::{Error, Result};
@@ -60,6 +60,8 @@ pub struct SimFs {
 struct State {
     disk: Disk,
     locks: BTreeSet<PathBuf>,
+    /// Of each pinned node, how often; 0 where it is claimed.
+    pins: BTreeMap<NodeId, usize>,
     calls: u64,
     fault: Option<(u64, FaultKind, FaultSpan)>,
     failing_syncs: u64,
@@ -69,7 +71,16 @@ struct State {
 
 impl State {
     fn of(disk: Disk, capacity: Option<u64>) -> State {
-        State { disk, locks: BTreeSet::new(), calls: 0, fault: None, failing_syncs: 0, ignored: BTreeSet::new(), capacity }
+        State {
+            disk,
+            locks: BTreeSet::new(),
+            pins: BTreeMap::new(),
+            calls: 0,
+            fault: None,
+            failing_syncs: 0,
+            ignored: BTreeSet::new(),
+            capacity,
+        }
     }
 
     /// Counts a call, and says with which error number it fails, if it does.
@@ -261,6 +272,31 @@ impl SimFs {
     fn release(&self, path: &Path) {
         self.state().locks.remove(path);
     }
+
+    /// `then` says from how often a node is pinned how often it is then.
+    fn take_pin(&self, path: &Path, then: impl FnOnce(Option<usize>) -> Option<usize>) -> Result<Option<Box<dyn LockGuard>>> {
+        let node = self.act("pin", path, |state| {
+            state.call()?;
+            let node = match state.disk.find(path) {
+                Err(libc::ENOENT) => return Ok(None),
+                node => node?,
+            };
+            let pins = then(state.pins.get(&node).copied());
+            Ok(pins.map(|pins| {
+                state.pins.insert(node, pins);
+                node
+            }))
+        })?;
+        Ok(node.map(|node| Box::new(SimPin::new(self, node)) as _))
+    }
+
+    fn release_pin(&self, node: NodeId) {
+        let mut state = self.state();
+        match state.pins.get_mut(&node) {
+            Some(pins) if *pins > 1 => *pins -= 1,
+            _ => drop(state.pins.remove(&node)),
+        }
+    }
 }
 
 impl Fs for SimFs {
@@ -321,6 +357,10 @@ impl Fs for SimFs {
         })
     }
 
+    fn create_private_dir(&self, path: &Path) -> Result<()> {
+        self.create_dir(path)
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         self.act("rename", from, |state| state.rename(from, to))
     }
@@ -361,6 +401,14 @@ impl Fs for SimFs {
             return Err(Error::Locked { path: store, pid: Some(std::process::id()) });
         }
         Ok(Box::new(SimLock::new(self, path)))
+    }
+
+    fn pin(&self, path: &Path) -> Result<Option<Box<dyn LockGuard>>> {
+        self.take_pin(path, |pins| pins.is_none_or(|pins| pins > 0).then(|| pins.unwrap_or(0) + 1))
+    }
+
+    fn claim(&self, path: &Path) -> Result<Option<Box<dyn LockGuard>>> {
+        self.take_pin(path, |pins| pins.is_none().then_some(0))
     }
 }
 
