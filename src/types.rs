@@ -73,6 +73,7 @@ pub struct CommitHash(pub [u8; 16]);
 /// Spreads a key's bits evenly, reversibly (the finalizer of SplitMix64: Steele, Lea, Flood 2014).
 ///
 /// The mixed key's high bits choose the shard, and cold rows are ordered by the mixed key, so a shard's cold rows are neighbours.
+#[inline(always)]
 pub(crate) fn mix(key: Key) -> u64 {
     let mut x = key;
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

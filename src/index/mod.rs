@@ -42,6 +42,21 @@ pub(crate) struct Index {
     len: usize,
 }
 
+/// An index to be read.
+#[derive(Clone, Copy)]
+pub(crate) struct Lines<'a>(&'a [Bucket]);
+
+/// What a home bucket says of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Probe {
+    /// This row is most likely the key's: the whole key is yet to be compared.
+    Likely(u32),
+    /// The key is not there.
+    Absent,
+    /// It may lie beyond.
+    Beyond,
+}
+
 /// The buckets in which a key is looked for, one after the other.
 struct Path {
     at: usize,
@@ -72,6 +87,64 @@ fn home(hash: u64, buckets: usize) -> usize {
     ((u64::from(hash as u32) * buckets as u64) >> 32) as usize
 }
 
+impl Lines<'_> {
+    /// Brings the key's home bucket near.
+    #[inline(always)]
+    pub(crate) fn prefetch(self, hash: u64) {
+        prefetch((&raw const self.0[home(hash, self.0.len())]).cast::<u8>());
+    }
+
+    /// What the key's home bucket says of it.
+    #[inline(always)]
+    pub(crate) fn probe(self, hash: u64) -> Probe {
+        let mark = Mark::new(hash);
+        let bucket = &self.0[home(hash, self.0.len())];
+        match bucket.matches(mark).next() {
+            Some(place) => Probe::Likely(bucket.rows[place]),
+            None if bucket.was_passed(mark) => Probe::Beyond,
+            None => Probe::Absent,
+        }
+    }
+
+    /// Brings the key's second bucket near.
+    #[inline(always)]
+    pub(crate) fn prefetch_beyond(self, hash: u64) {
+        let mut path = Path::new(hash, self.0.len());
+        path.advance();
+        prefetch((&raw const self.0[path.at]).cast::<u8>());
+    }
+
+    /// The row that is most likely the key's, or nothing if the key is not there: the whole key is yet to be compared.
+    #[inline(always)]
+    pub(crate) fn candidate(self, hash: u64) -> Option<u32> {
+        self.find(hash, |_| true)
+    }
+
+    /// The row of a key; `is_its` compares the whole key with that of a row.
+    #[inline(always)]
+    pub(crate) fn find(self, hash: u64, is_its: impl Fn(u32) -> bool) -> Option<u32> {
+        self.locate(hash, is_its).map(|(bucket, place)| self.0[bucket].rows[place])
+    }
+
+    /// Every bucket may have been passed at some time, so a search also ends when it has been round.
+    #[inline(always)]
+    fn locate(self, hash: u64, is_its: impl Fn(u32) -> bool) -> Option<(usize, usize)> {
+        let mark = Mark::new(hash);
+        let mut path = Path::new(hash, self.0.len());
+        for _ in 0..=self.0.len() {
+            let bucket = &self.0[path.at];
+            if let Some(place) = bucket.matches(mark).find(|&place| is_its(bucket.rows[place] & !TOMBSTONE_BIT)) {
+                return Some((path.at, place));
+            }
+            if !bucket.was_passed(mark) {
+                return None;
+            }
+            path.advance();
+        }
+        None
+    }
+}
+
 impl Index {
     pub(crate) fn new() -> Index {
         Index { buckets: Zeroed::new(MIN_BUCKETS), len: 0 }
@@ -85,40 +158,21 @@ impl Index {
         self.buckets.len() * size_of::<Bucket>()
     }
 
-    /// Brings the key's home bucket near.
+    /// The index to be read: what is asked of it does not pass by the index itself each time.
     #[inline(always)]
-    pub(crate) fn prefetch(&self, hash: u64) {
-        prefetch((&raw const self.buckets[home(hash, self.buckets.len())]).cast::<u8>());
-    }
-
-    /// The row that is most likely the key's, or nothing if the key is not there: the whole key is yet to be compared.
-    #[inline(always)]
-    pub(crate) fn candidate(&self, hash: u64) -> Option<u32> {
-        self.locate(hash, |_| true).map(|(bucket, place)| self.buckets[bucket].rows[place])
+    pub(crate) fn lines(&self) -> Lines<'_> {
+        Lines(&self.buckets)
     }
 
     /// The row of a key; `is_its` compares the whole key with that of a row.
     #[inline(always)]
     pub(crate) fn find(&self, hash: u64, is_its: impl Fn(u32) -> bool) -> Option<u32> {
-        self.locate(hash, is_its).map(|(bucket, place)| self.buckets[bucket].rows[place])
+        self.lines().find(hash, is_its)
     }
 
-    /// Every bucket may have been passed at some time, so a search also ends when it has been round.
     #[inline(always)]
     fn locate(&self, hash: u64, is_its: impl Fn(u32) -> bool) -> Option<(usize, usize)> {
-        let mark = Mark::new(hash);
-        let mut path = Path::new(hash, self.buckets.len());
-        for _ in 0..=self.buckets.len() {
-            let bucket = &self.buckets[path.at];
-            if let Some(place) = bucket.matches(mark).find(|&place| is_its(bucket.rows[place] & !TOMBSTONE_BIT)) {
-                return Some((path.at, place));
-            }
-            if !bucket.was_passed(mark) {
-                return None;
-            }
-            path.advance();
-        }
-        None
+        self.lines().locate(hash, is_its)
     }
 
     /// Replaces the row number of a key that is there. Returns whether it was.

@@ -152,8 +152,8 @@ impl Shard {
         group.iter().for_each(|unique| self.prefetch_key(mix(unique.key)));
         let mut raws = [None; GROUP];
         for (raw, unique) in raws.iter_mut().zip(&*group) {
-            *raw = self.index.candidate(mix(unique.key));
-            raw.iter().for_each(|raw| self.slab.prefetch_meta(raw & !TOMBSTONE_BIT));
+            *raw = self.index.lines().candidate(mix(unique.key));
+            raw.iter().for_each(|raw| self.slab.prefetch(raw & !TOMBSTONE_BIT, 0));
         }
         for ((raw, unique), at) in raws.into_iter().zip(group).zip(first..) {
             let Some(raw) = self.confirm(raw, unique.key, mix(unique.key)) else {
@@ -263,7 +263,6 @@ impl Shard {
 
     fn prefetch_row(&self, env: &Env<'_>, unique: &Unique) {
         if unique.kind != Kind::Skip {
-            self.slab.prefetch_meta(unique.row);
             self.slab.prefetch(unique.row, env.schema.row_bytes());
         }
     }

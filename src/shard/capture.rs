@@ -213,7 +213,6 @@ impl Shard {
             self.index.prefetch_bucket(scan.after(bucket, LINES_AHEAD));
             for raw in self.index.bucket(scan.after(bucket, ROWS_AHEAD)) {
                 let row = raw & !TOMBSTONE_BIT;
-                self.slab.prefetch_meta(row);
                 self.slab.prefetch(row, self.slab.row_bytes());
             }
             for raw in self.index.bucket(bucket) {

@@ -55,7 +55,7 @@ impl Shard {
         if let Some(buckets) = buckets {
             let before = self.index.memory_bytes();
             let Shard { index, slab, .. } = self;
-            index.rebuild(buckets, |row| slab.prefetch_meta(row), |row| mix(slab.key(row)));
+            index.rebuild(buckets, |row| slab.prefetch(row, 0), |row| mix(slab.key(row)));
             budget.release(before);
         }
         reach(KillPoint::ShardGrown);

@@ -7,23 +7,23 @@ mod demote;
 mod image;
 mod load;
 mod values;
+mod view;
 
 pub(crate) use batch::{Batch, Op, Plan};
 pub(crate) use capture::{Part, Scan};
 pub(crate) use image::{IMAGE_HEADER_BYTES, misfit, push_image, read_lanes, split_cold};
 pub(crate) use values::Values;
+pub(crate) use view::View;
 
 use crate::admission::Counts;
 use crate::cold::ColdTier;
 use crate::context::Context;
 use crate::error::Result;
-use crate::expiry::Expiry;
 use crate::index::{Index, TOMBSTONE_BIT};
-use crate::plant::{Bug, planted};
 use crate::schema::TableSchema;
 use crate::slab::{Backing, RowMeta, Slab};
 use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
-use crate::types::{Key, TableId, UnixSeconds, mix};
+use crate::types::{Key, TableId, mix};
 
 /// Bytes charged for a key on the list of uncommitted rows.
 const DIRTY_KEY_BYTES: usize = size_of::<Key>();
@@ -80,18 +80,9 @@ pub(crate) struct Shard {
 }
 
 /// The shard of a mixed key, of `shards`: by its high half. The index inside uses the low half.
+#[inline(always)]
 pub(crate) fn shard_of(mixed: u64, shards: usize) -> usize {
     (((mixed >> 32) * shards as u64) >> 32) as usize
-}
-
-/// What a lookup found at a key.
-pub(crate) enum Found<'a> {
-    /// A live row's lanes.
-    Row(&'a [f32]),
-    /// The hot tier knows that there is none.
-    Absent,
-    /// Not hot: the cold tier decides.
-    NotHot,
 }
 
 impl Shard {
@@ -160,20 +151,23 @@ impl Shard {
         index.replace(mix(key), |row| slab.key(row) == key, raw);
     }
 
+    /// The shard to be read.
+    #[inline(always)]
+    pub(crate) fn view(&self) -> View<'_> {
+        View { index: self.index.lines(), slab: self.slab.rows() }
+    }
+
     /// Brings the home bucket of a mixed key near.
     #[inline(always)]
     pub(crate) fn prefetch_key(&self, mixed: u64) {
-        self.index.prefetch(mixed);
+        self.index.lines().prefetch(mixed);
     }
 
     /// The row number that is most likely the key's, tombstones marked, and its row brought near.
     #[inline(always)]
     pub(crate) fn probe(&self, mixed: u64, prefetch_bytes: usize) -> Option<u32> {
-        let raw = self.index.candidate(mixed)?;
-        self.slab.prefetch_meta(raw & !TOMBSTONE_BIT);
-        if raw & TOMBSTONE_BIT == 0 {
-            self.slab.prefetch(raw, prefetch_bytes);
-        }
+        let raw = self.index.lines().candidate(mixed)?;
+        self.slab.prefetch(raw & !TOMBSTONE_BIT, if raw & TOMBSTONE_BIT == 0 { prefetch_bytes } else { 0 });
         Some(raw)
     }
 
@@ -181,23 +175,14 @@ impl Shard {
     #[inline(always)]
     fn confirm(&self, raw: Option<u32>, key: Key, mixed: u64) -> Option<u32> {
         let raw = raw?;
-        if self.slab.key(raw & !TOMBSTONE_BIT) == key { Some(raw) } else { self.find(key, mixed) }
+        if self.slab.key(raw & !TOMBSTONE_BIT) == key { Some(raw) } else { self.find_again(key, mixed) }
     }
 
-    /// What a key has, given what [`Shard::probe`] said; `clock` decides expiry.
-    #[inline(always)]
-    pub(crate) fn read(&self, probed: Option<u32>, key: Key, expiry: &Expiry, clock: UnixSeconds) -> Found<'_> {
-        match self.confirm(probed, key, mix(key)) {
-            None => Found::NotHot,
-            Some(raw) if raw & TOMBSTONE_BIT != 0 => Found::Absent,
-            Some(row) => {
-                if *expiry != Expiry::never() && !planted(Bug::ExpiredRowRead) && expiry.expired(self.slab.meta(row).time, clock)
-                {
-                    return Found::Absent;
-                }
-                Found::Row(self.slab.row(row))
-            }
-        }
+    /// Another key has the same tag.
+    #[cold]
+    #[inline(never)]
+    fn find_again(&self, key: Key, mixed: u64) -> Option<u32> {
+        self.find(key, mixed)
     }
 
     /// Every hot key with its meta and lanes, tombstones too.

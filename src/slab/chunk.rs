@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
-use super::{META_BYTES, RowMeta};
+use super::{Entry, META_BYTES, RowMeta};
 use crate::error::{Error, Result};
 use crate::memory::map_anonymous;
 
@@ -96,16 +96,9 @@ impl Chunk {
     }
 
     #[inline(always)]
-    pub(super) fn prefetch(&self, at: usize, bytes: usize) {
-        let start = self.row_ptr(at).cast::<u8>();
-        for line in (0..bytes).step_by(64) {
-            crate::index::prefetch(start.wrapping_add(line));
-        }
-    }
-
-    #[inline(always)]
-    pub(super) fn prefetch_meta(&self, at: usize) {
-        crate::index::prefetch(self.meta_ptr(at).cast());
+    pub(super) fn entry(&self, at: usize) -> Entry<'_> {
+        // SAFETY: as in `row` and `meta`.
+        unsafe { Entry { meta: &*self.meta_ptr(at), lanes: std::slice::from_raw_parts(self.row_ptr(at), self.lanes) } }
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) use chunk::Backing;
 use chunk::Chunk;
 
 use crate::error::Result;
+use crate::index::prefetch;
 use crate::memory::HUGE_PAGE_BYTES;
 use crate::plant::{Bug, planted};
 use crate::types::{Key, UnixSeconds};
@@ -46,6 +47,47 @@ impl RowMeta {
 
 const META_BYTES: usize = size_of::<RowMeta>();
 const NO_ROW: u32 = u32::MAX;
+
+/// A row with its meta. To have it reads neither.
+#[derive(Clone, Copy)]
+pub(crate) struct Entry<'a> {
+    pub(crate) meta: &'a RowMeta,
+    pub(crate) lanes: &'a [f32],
+}
+
+impl Entry<'_> {
+    /// Asks the processor to bring the meta and the first `bytes` of the lanes near.
+    #[inline(always)]
+    pub(crate) fn prefetch(self, bytes: usize) {
+        prefetch((&raw const *self.meta).cast());
+        for line in (0..bytes).step_by(64) {
+            prefetch(self.lanes.as_ptr().cast::<u8>().wrapping_add(line));
+        }
+    }
+}
+
+/// A slab to be read.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    chunks: &'a [Chunk],
+    chunk_rows: u32,
+    reciprocal: u64,
+}
+
+impl<'a> Rows<'a> {
+    #[inline(always)]
+    pub(crate) fn entry(self, row: u32) -> Entry<'a> {
+        let (chunk, at) = split(row, self.chunk_rows, self.reciprocal);
+        self.chunks[chunk].entry(at)
+    }
+}
+
+/// The row's chunk and its number there: a division by a multiplication, exact for all u32 (Lemire, Kaser, Kurz 2019).
+#[inline(always)]
+fn split(row: u32, chunk_rows: u32, reciprocal: u64) -> (usize, usize) {
+    let chunk = ((u128::from(reciprocal) * u128::from(row)) >> 64) as u32;
+    (chunk as usize, (row - chunk * chunk_rows) as usize)
+}
 
 /// An arena of rows of `lanes` f32s. Row numbers are stable until freed.
 pub(crate) struct Slab {
@@ -150,11 +192,15 @@ impl Slab {
         self.free_len += 1;
     }
 
-    /// The row's chunk and its number there: a division by a multiplication, exact for all u32 (Lemire, Kaser, Kurz 2019).
+    /// The slab to be read: what is asked of it does not pass by the slab itself each time.
+    #[inline(always)]
+    pub(crate) fn rows(&self) -> Rows<'_> {
+        Rows { chunks: &self.chunks, chunk_rows: self.chunk_rows, reciprocal: self.reciprocal }
+    }
+
     #[inline(always)]
     fn split(&self, row: u32) -> (usize, usize) {
-        let chunk = ((u128::from(self.reciprocal) * u128::from(row)) >> 64) as u32;
-        (chunk as usize, (row - chunk * self.chunk_rows) as usize)
+        split(row, self.chunk_rows, self.reciprocal)
     }
 
     #[inline(always)]
@@ -191,24 +237,16 @@ impl Slab {
         self.chunks[index].meta_mut(at)
     }
 
-    /// Asks the processor to bring the row's first `bytes` near.
+    /// Asks the processor to bring the row's meta and its first `bytes` near.
     #[inline(always)]
     pub(crate) fn prefetch(&self, row: u32, bytes: usize) {
-        let (chunk, at) = self.place(row);
-        chunk.prefetch(at, bytes);
+        self.rows().entry(row).prefetch(bytes);
     }
 
     /// The key of a row that is in use.
     #[inline(always)]
     pub(crate) fn key(&self, row: u32) -> Key {
         self.meta(row).key
-    }
-
-    /// Asks the processor to bring the row's meta near.
-    #[inline(always)]
-    pub(crate) fn prefetch_meta(&self, row: u32) {
-        let (chunk, at) = self.place(row);
-        chunk.prefetch_meta(at);
     }
 }
 

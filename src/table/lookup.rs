@@ -3,23 +3,25 @@
 
 use std::sync::atomic::Ordering;
 
+use super::gather::{Gather, Output};
 use super::pool::run_all;
 use super::{Table, TableInner};
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::expiry::Expiry;
 use crate::schema::{Missing, TableSchema};
-use crate::shard::{Found, Shard, misfit, read_lanes, shard_of, split_cold};
+use crate::shard::{Shard, View, misfit, read_lanes, shard_of, split_cold};
+use crate::simd::Cpu;
 use crate::sync::RwLockReadGuard;
 use crate::types::{Key, mix};
 
-/// Keys between the fetch of an index line and its use, and again between the fetch of a row and its use: enough for all the
-/// cache misses that a core can have under way.
-const AHEAD: usize = 16;
 /// Keys looked up under the locks of their shards, so that updates do not wait long.
 const KEYS_A_VISIT: usize = 4096;
 /// A thread takes at least this many keys: less is not worth handing over.
 const MIN_KEYS_A_THREAD: usize = 1024;
 const LOTS_A_THREAD: usize = 2;
+/// With this many keys a shard nearly every shard has some: it is not worth finding out which.
+const KEYS_A_SHARD: usize = 4;
 
 impl Table {
     /// Copies the embeddings of `keys` to `rows` (`keys.len() * dim` f32s, row-major) and returns how many keys have a row.
@@ -98,57 +100,45 @@ impl TableInner {
     }
 
     /// Returns the hits, and what the cold tier decides: mixed keys and positions.
-    ///
-    /// A pipeline over the keys in their order: one key's index line is fetched while an earlier one's row is and a still earlier
-    /// one's row is copied.
     fn lookup_hot(&self, schema: &TableSchema, part: &mut Part<'_>) -> (usize, Vec<(u64, u32)>) {
-        let (dim, clock) = (schema.dim(), self.context.now());
-        let mixed: Vec<u64> = part.keys.iter().map(|&key| mix(key)).collect();
-        let shards = self.lock_shards(&mixed);
+        let dim = schema.dim();
+        let locked = self.lock_shards(part.keys);
         // Asked under the locks: a row demoted before them is found, one demoted later was hot.
         let may_be_cold = self.has_cold.load(Ordering::Acquire);
-        let shard_at = |at: usize| shards[shard_of(mixed[at], shards.len())].as_deref();
-        let mut raws = [None; AHEAD];
+        let shards: Vec<Option<View<'_>>> = locked.iter().map(|shard| shard.as_deref().map(Shard::view)).collect();
+        let mut missing = Vec::new();
+        let output = Output { rows: part.rows, found: part.found, missing: &mut missing };
+        let hits = Cpu::detect().run(Gather {
+            shards: &shards,
+            keys: part.keys,
+            dim,
+            expiry: Some(schema.expiry_ref()).filter(|&expiry| *expiry != Expiry::never()),
+            clock: self.context.now(),
+            output,
+        });
+        drop(locked);
         let mut cold: Vec<(u64, u32)> = Vec::new();
-        let mut hits = 0;
-        for step in 0..mixed.len() + 2 * AHEAD {
-            if step < mixed.len()
-                && let Some(shard) = shard_at(step)
-            {
-                shard.prefetch_key(mixed[step]);
-            }
-            let copied = step.checked_sub(2 * AHEAD);
-            if let Some(at) = copied
-                && let Some(shard) = shard_at(at)
-            {
-                let row = &mut part.rows[at * dim..(at + 1) * dim];
-                let found = shard.read(raws[at % AHEAD], part.keys[at], schema.expiry_ref(), clock);
-                part.found[at] = matches!(found, Found::Row(_));
-                match found {
-                    Found::Row(lanes) => {
-                        copy(row, &lanes[..dim]);
-                        hits += 1;
-                    }
-                    Found::NotHot if may_be_cold => cold.push((mixed[at], at as u32)),
-                    Found::Absent | Found::NotHot => self.fill_missing(schema, part.keys[at], row),
-                }
-            }
-            let probed = step.wrapping_sub(AHEAD);
-            if probed < mixed.len()
-                && let Some(shard) = shard_at(probed)
-            {
-                raws[probed % AHEAD] = shard.probe(mixed[probed], dim * 4);
+        for &(at, absent) in &missing {
+            let key = part.keys[at as usize];
+            if may_be_cold && !absent {
+                cold.push((mix(key), at));
+            } else {
+                self.fill_missing(schema, key, &mut part.rows[at as usize * dim..][..dim]);
             }
         }
         (hits, cold)
     }
 
-    /// The shards of some mixed keys, to be read. Always in ascending order: readers that each hold what another waits for,
-    /// behind a writer, would wait for ever.
-    fn lock_shards(&self, mixed: &[u64]) -> Vec<Option<RwLockReadGuard<'_, Shard>>> {
+    /// The shards of some keys, to be read. Always in ascending order: readers that each hold what another waits for, behind a
+    /// writer, would wait for ever.
+    fn lock_shards(&self, keys: &[Key]) -> Vec<Option<RwLockReadGuard<'_, Shard>>> {
+        let lock = |shard| self.context.meters.shards.read(shard);
+        if keys.len() >= self.shards.len() * KEYS_A_SHARD {
+            return self.shards.iter().map(|shard| Some(lock(shard))).collect();
+        }
         let mut wanted = vec![false; self.shards.len()];
-        mixed.iter().for_each(|&mixed| wanted[shard_of(mixed, self.shards.len())] = true);
-        self.shards.iter().zip(wanted).map(|(shard, wanted)| wanted.then(|| self.context.meters.shards.read(shard))).collect()
+        keys.iter().for_each(|&key| wanted[shard_of(mix(key), self.shards.len())] = true);
+        self.shards.iter().zip(wanted).map(|(shard, wanted)| wanted.then(|| lock(shard))).collect()
     }
 
     /// A row that is promoted, changed or removed between the probe and this read yields its older state: as if read before.
@@ -191,13 +181,4 @@ impl TableInner {
             Missing::Zeros => row.fill(0.0),
         }
     }
-}
-
-/// In pieces of a cache line, which the compiler moves in registers; a call of `memcpy` costs as much as the row.
-#[inline(always)]
-fn copy(to: &mut [f32], from: &[f32]) {
-    let (to_lines, to_rest) = to.as_chunks_mut::<16>();
-    let (from_lines, from_rest) = from.as_chunks::<16>();
-    to_lines.iter_mut().zip(from_lines).for_each(|(to, from)| *to = *from);
-    to_rest.copy_from_slice(from_rest);
 }

@@ -1,6 +1,7 @@
 //! A table: batches of keys, split over shards, looked up, trained, assigned and removed.
 #![forbid(unsafe_code)]
 
+mod gather;
 mod lookup;
 mod many;
 mod pool;
