@@ -48,7 +48,7 @@ pub use delta::Commit;
 pub use error::{Error, Result};
 pub use expiry::Expiry;
 pub use initializer::Initializer;
-pub use optimizer::Optimizer;
+pub use optimizer::{Optimizer, Schedule};
 pub use options::{CommitPolicy, Retention, StoreOptions};
 pub use plan::{Plan, plan};
 pub use quantize::Quantization;

@@ -13,7 +13,16 @@ pub(crate) const MAX_NAME_BYTES: usize = 255;
 /// The largest dimension of an embedding.
 pub(crate) const MAX_DIM: usize = 65_536;
 
-const SCHEMA_VERSION: u8 = 1;
+/// What every program reads; a schema that it can hold is written so.
+const FIRST_VERSION: u8 = 1;
+/// The same, then parts that say what the first version has no place for.
+const VERSION_WITH_PARTS: u8 = 2;
+
+/// The kinds of parts, in the order in which they stand. A new one goes here, into `parts` and into `take_part`.
+mod part {
+    /// Schedule of the learning rate, clipping.
+    pub(super) const LEARNING: u8 = 1;
+}
 
 /// What a lookup of a key without a row yields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -145,7 +154,7 @@ impl TableSchema {
         if self.dim == 0 || self.dim > MAX_DIM {
             return invalid(format!("dim {} is not within 1 to {MAX_DIM}", self.dim));
         }
-        self.optimizer.validate().or_else(invalid)?;
+        self.optimizer.validate().and_then(|()| self.optimizer.validate_dim(self.dim)).or_else(invalid)?;
         let invalid = |what: String| Err(Error::InvalidSchema { table: self.name.clone(), what });
         self.initializer.validate().and_then(|()| self.expiry.validate()).or_else(invalid)
     }
@@ -164,9 +173,31 @@ impl TableSchema {
         Err(Error::SchemaMismatch { table: self.name.clone(), what })
     }
 
+    /// What the first version has no place for, each under its kind, ascending.
+    fn parts(&self) -> Vec<(u8, Vec<u8>)> {
+        let mut parts = Vec::new();
+        if self.optimizer.has_more() {
+            let mut learning = Vec::new();
+            self.optimizer.encode_more(&mut learning);
+            parts.push((part::LEARNING, learning));
+        }
+        parts
+    }
+
+    /// Takes over a part; `None` for an unknown one or one that does not decode.
+    fn take_part(&mut self, kind: u8, reader: &mut Reader<'_>) -> Option<()> {
+        match kind {
+            part::LEARNING => self.optimizer = self.optimizer.decode_more(reader)?,
+            _ => return None,
+        }
+        Some(())
+    }
+
     /// The schema as it stands in a log (docs/design.md, "Schema").
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = vec![SCHEMA_VERSION, self.name.len() as u8];
+        let parts = self.parts();
+        let is_first = parts.is_empty() && self.optimizer.is_version_1();
+        let mut out = vec![if is_first { FIRST_VERSION } else { VERSION_WITH_PARTS }, self.name.len() as u8];
         out.extend_from_slice(self.name.as_bytes());
         out.extend_from_slice(&(self.dim as u32).to_le_bytes());
         let (kind, params) = self.optimizer.encode();
@@ -184,6 +215,14 @@ impl TableSchema {
             Missing::Initial => 0,
             Missing::Zeros => 1,
         });
+        if !is_first {
+            out.push(parts.len() as u8);
+            for (kind, bytes) in parts {
+                out.push(kind);
+                out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+                out.extend_from_slice(&bytes);
+            }
+        }
         out
     }
 
@@ -200,9 +239,10 @@ impl TableSchema {
     }
 
     fn read(reader: &mut Reader<'_>) -> Option<Result<TableSchema, String>> {
-        let version = reader.u8()?;
-        if version != SCHEMA_VERSION {
-            return Some(Err(format!("schema version {version}, expected {SCHEMA_VERSION}")));
+        let schema_version = reader.u8()?;
+        if schema_version != FIRST_VERSION && schema_version != VERSION_WITH_PARTS {
+            let expected = format!("expected {FIRST_VERSION} or {VERSION_WITH_PARTS}: use a newer embedrock");
+            return Some(Err(format!("schema version {schema_version}, {expected}")));
         }
         let length = usize::from(reader.u8()?);
         let name = String::from_utf8(reader.bytes(length)?.to_vec()).ok()?;
@@ -212,7 +252,8 @@ impl TableSchema {
         for param in &mut params {
             *param = reader.f32()?;
         }
-        let optimizer = Optimizer::decode(kind, params)?;
+        let decode = if schema_version == FIRST_VERSION { Optimizer::decode_version_1 } else { Optimizer::decode };
+        let optimizer = decode(kind, params)?;
         let (kind, param, version) = (reader.u8()?, reader.f32()?, reader.u32()?);
         if version != Initializer::VERSION {
             return Some(Err(format!("initializer version {version}, expected {}", Initializer::VERSION)));
@@ -225,6 +266,27 @@ impl TableSchema {
             1 => Missing::Zeros,
             _ => return None,
         };
-        Some(Ok(TableSchema { name, dim, optimizer, initializer, admission, expiry, missing }))
+        let mut schema = TableSchema { name, dim, optimizer, initializer, admission, expiry, missing };
+        if schema_version == VERSION_WITH_PARTS {
+            schema.read_parts(reader)?;
+        }
+        Some(Ok(schema))
+    }
+
+    fn read_parts(&mut self, reader: &mut Reader<'_>) -> Option<()> {
+        let mut last = 0;
+        for _ in 0..reader.u8()? {
+            let (kind, length) = (reader.u8()?, reader.u32()? as usize);
+            let mut part = Reader::new(reader.bytes(length)?);
+            if kind <= last {
+                return None;
+            }
+            self.take_part(kind, &mut part)?;
+            if !part.is_empty() {
+                return None;
+            }
+            last = kind;
+        }
+        Some(())
     }
 }

@@ -79,6 +79,57 @@ fn avx512<L: Loop>(work: L) -> L::Output {
     work.run()
 }
 
+/// A loop over one row: its weights, its state and what the batch brings for it. As [`Loop`], but picked once for many rows.
+pub(crate) trait RowLoop {
+    /// What the rows of a batch have in common.
+    type Step;
+
+    fn run(step: &Self::Step, weights: &mut [f32], state: &mut [f32], grad: &[f32]);
+}
+
+/// A [`RowLoop`] as compiled for this processor.
+// Invariant: the processor has what the function is compiled for.
+#[derive(Debug)]
+pub(crate) struct Picked<S>(unsafe fn(&S, &mut [f32], &mut [f32], &[f32]));
+
+impl<S> Clone for Picked<S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S> Copy for Picked<S> {}
+
+impl<S> Picked<S> {
+    pub(crate) fn of<L: RowLoop<Step = S>>(cpu: Cpu) -> Picked<S> {
+        match cpu.0 {
+            Kind::Portable => Picked(L::run),
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => Picked(row_avx2::<L>),
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => Picked(row_avx512::<L>),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn run(self, step: &S, weights: &mut [f32], state: &mut [f32], grad: &[f32]) {
+        // SAFETY: the processor has what the function is compiled for (invariant).
+        unsafe { (self.0)(step, weights, state, grad) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn row_avx2<L: RowLoop>(step: &L::Step, weights: &mut [f32], state: &mut [f32], grad: &[f32]) {
+    L::run(step, weights, state, grad);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn row_avx512<L: RowLoop>(step: &L::Step, weights: &mut [f32], state: &mut [f32], grad: &[f32]) {
+    L::run(step, weights, state, grad);
+}
+
 /// Whether all values are finite. Without an exit between them, so that many are compared at once.
 pub(crate) struct AllFinite<'a>(pub(crate) &'a [f32]);
 

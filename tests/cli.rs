@@ -58,7 +58,7 @@ fn a_senseless_command_line_is_exit_code_2_and_changes_nothing() {
         ("inspect x --memory-budget MiB", "is no size: write e.g. 64MiB"),
         ("restore x --to y --at 7", "write TIMELINE.SEQUENCE"),
         ("plan --rows 1 --dim 0", "1..=65536"),
-        ("plan --rows 1 --dim 8 --optimizer x", "choose sgd"),
+        ("plan --rows 1 --dim 8 --optimizer x", "is no optimizer: choose sgd"),
         ("train deepfm --store s --data x --samples nine", "invalid digit"),
         ("generate --to f --users 0", "users, items and rate must be at least 1"),
     ];

@@ -3,29 +3,41 @@
 //! Monolith has no epsilon and divides 0 by 0 where an accumulator of 0 meets a gradient of 0.
 #![forbid(unsafe_code)]
 
-use super::{Step, not_negative, positive};
+use super::Optimizer;
+use super::rule::{Own, Parameter, Range, Rule};
+use super::step::Step;
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Adagrad {
-    pub(super) initial_accumulator: f32,
-    pub(super) epsilon: f32,
+pub(super) struct Adagrad;
+
+impl Optimizer {
+    /// Adagrad (Duchi, Hazan, Singer 2011): a sum of squares for each value.
+    pub fn adagrad(learning_rate: f32) -> Optimizer {
+        Optimizer::new::<Adagrad>(learning_rate)
+    }
 }
 
-impl Adagrad {
-    pub(super) const DEFAULT: Adagrad = Adagrad { initial_accumulator: 0.1, epsilon: 1e-10 };
+impl Rule for Adagrad {
+    const KIND: u8 = 1;
+    const NAME: &'static str = "adagrad";
+    const PARAMETERS: &'static [Parameter] =
+        &[Parameter::new("initial_accumulator", 0.1, Range::NotNegative), Parameter::new("epsilon", 1e-10, Range::Positive)];
 
-    pub(super) fn validate(&self) -> Result<(), String> {
-        not_negative("initial accumulator", self.initial_accumulator)?;
-        positive("epsilon", self.epsilon)
+    fn state_len(dim: usize) -> usize {
+        dim
+    }
+
+    fn init_state(&[initial_accumulator, ..]: &Own, _dim: usize, state: &mut [f32]) {
+        state.fill(initial_accumulator);
     }
 
     #[inline(always)]
-    pub(super) fn apply(&self, step: Step, weights: &mut [f32], state: &mut [f32], grad: &[f32]) {
+    fn apply(step: &Step, weights: &mut [f32], state: &mut [f32], grad: &[f32]) {
+        let [_, epsilon, ..] = step.own;
         for ((w, n), &g) in weights.iter_mut().zip(state).zip(grad) {
             let g = step.decayed(g, *w);
             let sum = *n + g * g;
             *n = sum;
-            *w -= step.learning_rate * g / (sum.sqrt() + self.epsilon);
+            *w -= step.learning_rate * g / (sum.sqrt() + epsilon);
         }
     }
 }

@@ -1,14 +1,32 @@
 //! Stochastic gradient descent: `w -= lr * (g + wd * w)`. No state.
 #![forbid(unsafe_code)]
 
-use super::Step;
+use super::Optimizer;
+use super::rule::{Own, Parameter, Rule};
+use super::step::Step;
 
-#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Sgd;
 
-impl Sgd {
+impl Optimizer {
+    /// Stochastic gradient descent. No state.
+    pub fn sgd(learning_rate: f32) -> Optimizer {
+        Optimizer::new::<Sgd>(learning_rate)
+    }
+}
+
+impl Rule for Sgd {
+    const KIND: u8 = 0;
+    const NAME: &'static str = "sgd";
+    const PARAMETERS: &'static [Parameter] = &[];
+
+    fn state_len(_dim: usize) -> usize {
+        0
+    }
+
+    fn init_state(_own: &Own, _dim: usize, _state: &mut [f32]) {}
+
     #[inline(always)]
-    pub(super) fn apply(self, step: Step, weights: &mut [f32], grad: &[f32]) {
+    fn apply(step: &Step, weights: &mut [f32], _state: &mut [f32], grad: &[f32]) {
         for (w, &g) in weights.iter_mut().zip(grad) {
             *w -= step.learning_rate * step.decayed(g, *w);
         }

@@ -31,7 +31,7 @@ pub(crate) enum Op {
 }
 
 /// Settings of a batch that all its shards share.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Batch {
     pub(crate) op: Op,
     /// The event time; also the clock that decides expiry (the store's, advanced to this batch).
@@ -39,10 +39,12 @@ pub(crate) struct Batch {
     pub(crate) clock: UnixSeconds,
     pub(crate) number: u64,
     pub(crate) step: Step,
+    /// What gradients are multiplied by.
+    pub(crate) scale: f32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     /// A live row, pinned.
     Live,
     /// A new row, reserved; `over` is the tombstone or expired row that it takes the place of, if any.
@@ -54,13 +56,13 @@ enum Kind {
 }
 
 #[derive(Debug)]
-struct Unique {
+pub(super) struct Unique {
     key: Key,
-    row: u32,
-    occurrences: u32,
+    pub(super) row: u32,
+    pub(super) occurrences: u32,
     /// Position in the batch of its last occurrence.
-    last: u32,
-    kind: Kind,
+    pub(super) last: u32,
+    pub(super) kind: Kind,
 }
 
 /// What prepare found out for a shard's part of a batch; reused from batch to batch.
@@ -68,10 +70,12 @@ struct Unique {
 pub(crate) struct Plan {
     /// Positions in the batch whose keys are of this shard, in input order.
     pub(crate) positions: Vec<u32>,
-    uniques: Vec<Unique>,
-    owner: Vec<u32>,
+    pub(super) uniques: Vec<Unique>,
+    pub(super) owner: Vec<u32>,
     seen: Vec<u32>,
-    sums: Vec<f32>,
+    pub(super) sums: Vec<f32>,
+    /// Whether `sums` holds what each key brings, not only those that come more than once.
+    pub(super) all_summed: bool,
 }
 
 const EMPTY: u32 = u32::MAX;
@@ -112,7 +116,7 @@ impl Plan {
 
 impl Shard {
     /// Brings the batch's rows in and reserves the new ones. On an error the shard is as before, placement aside.
-    pub(crate) fn prepare(&mut self, env: &Env<'_>, batch: Batch, keys: &[Key], plan: &mut Plan) -> Result<()> {
+    pub(crate) fn prepare(&mut self, env: &Env<'_>, batch: &Batch, keys: &[Key], plan: &mut Plan) -> Result<()> {
         plan.deduplicate(keys);
         let result = self.prepare_rows(env, batch, plan);
         if result.is_err() {
@@ -121,7 +125,7 @@ impl Shard {
         result
     }
 
-    fn prepare_rows(&mut self, env: &Env<'_>, batch: Batch, plan: &mut Plan) -> Result<()> {
+    fn prepare_rows(&mut self, env: &Env<'_>, batch: &Batch, plan: &mut Plan) -> Result<()> {
         let mut missing: Vec<(u64, u32)> = Vec::new();
         for (group, first) in plan.uniques.chunks_mut(GROUP).zip((0u32..).step_by(GROUP)) {
             self.pin_hot(env, batch, group, first, &mut missing);
@@ -148,7 +152,7 @@ impl Shard {
     }
 
     /// Finds and pins the rows of a group, the first of which is the `first`th key, and adds those that are not hot to `missing`.
-    fn pin_hot(&mut self, env: &Env<'_>, batch: Batch, group: &mut [Unique], first: u32, missing: &mut Vec<(u64, u32)>) {
+    fn pin_hot(&mut self, env: &Env<'_>, batch: &Batch, group: &mut [Unique], first: u32, missing: &mut Vec<(u64, u32)>) {
         group.iter().for_each(|unique| self.prefetch_key(mix(unique.key)));
         let mut raws = [None; GROUP];
         for (raw, unique) in raws.iter_mut().zip(&*group) {
@@ -168,7 +172,7 @@ impl Shard {
         }
     }
 
-    fn admits(&self, env: &Env<'_>, batch: Batch, unique: &Unique) -> bool {
+    fn admits(&self, env: &Env<'_>, batch: &Batch, unique: &Unique) -> bool {
         let admission = env.schema.admission_ref();
         let draw = Draw { seed: env.context.seed, table: env.table.0, batch: batch.number };
         admission.admits(&draw, unique.key, unique.occurrences, self.counts.get(unique.key))
@@ -227,19 +231,20 @@ impl Shard {
     }
 
     /// Applies what was prepared; returns the change in the number of rows and the rows touched.
-    pub(crate) fn apply(&mut self, env: &Env<'_>, batch: Batch, values: Values<'_>, plan: &mut Plan) -> (i64, usize) {
+    pub(crate) fn apply(&mut self, env: &Env<'_>, batch: &Batch, values: Values<'_>, plan: &mut Plan) -> (i64, usize) {
         let dim = env.schema.dim();
         if batch.op != Op::Prefetch {
             self.catch_up(env.context);
         }
-        self.sum_duplicates(batch, dim, values, plan);
-        let Plan { uniques, sums, .. } = plan;
+        self.make_ready(batch, dim, values, plan);
+        let Plan { uniques, sums, all_summed, .. } = plan;
         let (mut added, mut touched) = (0, 0);
         uniques.iter().take(ROWS_AHEAD).for_each(|unique| self.prefetch_row(env, unique));
         for (at, unique) in uniques.iter().enumerate() {
             uniques.get(at + ROWS_AHEAD).iter().for_each(|unique| self.prefetch_row(env, unique));
             let value = match batch.op {
                 Op::Remove | Op::Prefetch => &[],
+                _ if *all_summed => &sums[at * dim..(at + 1) * dim],
                 _ if unique.occurrences > 1 && batch.op != Op::Assign && !planted(Bug::DuplicatesLost) => {
                     &sums[at * dim..(at + 1) * dim]
                 }
@@ -273,23 +278,6 @@ impl Shard {
         }
     }
 
-    /// f32 sums in input order, whatever the number of workers or shards.
-    fn sum_duplicates(&self, batch: Batch, dim: usize, values: Values<'_>, plan: &mut Plan) {
-        let cpu = batch.step.cpu();
-        if !matches!(batch.op, Op::Gradients | Op::AssignAdd) || plan.uniques.len() == plan.positions.len() {
-            return;
-        }
-        plan.sums.clear();
-        plan.sums.resize(plan.uniques.len() * dim, 0.0);
-        for (&position, &owner) in plan.positions.iter().zip(&plan.owner) {
-            let owner = owner as usize;
-            if plan.uniques[owner].occurrences > 1 {
-                let value = values.row(position, dim);
-                cpu.run(Add { to: &mut plan.sums[owner * dim..(owner + 1) * dim], values: value });
-            }
-        }
-    }
-
     fn apply_remove(&mut self, env: &Env<'_>, unique: &Unique) -> (i64, bool) {
         if unique.kind == Kind::Skip {
             return (0, false);
@@ -308,7 +296,7 @@ impl Shard {
         (-1, removed)
     }
 
-    fn apply_value(&mut self, env: &Env<'_>, batch: Batch, unique: &Unique, value: &[f32]) -> (i64, bool) {
+    fn apply_value(&mut self, env: &Env<'_>, batch: &Batch, unique: &Unique, value: &[f32]) -> (i64, bool) {
         let mut added = 0;
         match unique.kind {
             Kind::Skip => {
@@ -323,22 +311,25 @@ impl Shard {
             }
             Kind::Anew => {
                 self.keep_for_delta(unique.key, unique.row, env.context);
-                added = self.begin_anew(env, unique);
+                added = self.begin_anew(env, batch, unique);
             }
             Kind::New => {
-                self.initialize(env, unique);
+                self.initialize(env, batch, unique);
                 self.insert(unique.key, unique.row);
                 added = 1;
             }
         }
         self.counts.take(unique.key);
         let dim = env.schema.dim();
-        let row = self.slab.row_mut(unique.row);
+        let (weights, state) = self.slab.row_mut(unique.row).split_at_mut(dim);
         match batch.op {
-            Op::Gradients => env.schema.optimizer_ref().apply(batch.step, row, dim, value),
-            Op::Assign => row[..dim].copy_from_slice(value),
-            Op::AssignAdd => batch.step.cpu().run(Add { to: &mut row[..dim], values: value }),
+            Op::Gradients => batch.step.apply(weights, state, value),
+            Op::Assign => weights.copy_from_slice(value),
+            Op::AssignAdd => batch.step.cpu().run(Add { to: weights, values: value }),
             Op::Remove | Op::Prefetch => {}
+        }
+        if batch.op != Op::Gradients {
+            batch.step.follow(weights, state);
         }
         let meta = self.slab.meta_mut(unique.row);
         meta.flags &= !PINNED;
@@ -354,7 +345,7 @@ impl Shard {
         }
     }
 
-    fn begin_anew(&mut self, env: &Env<'_>, unique: &Unique) -> i64 {
+    fn begin_anew(&mut self, env: &Env<'_>, batch: &Batch, unique: &Unique) -> i64 {
         let tombstone = self.slab.meta(unique.row).has(TOMBSTONE);
         let meta = self.slab.meta_mut(unique.row);
         meta.flags &= !TOMBSTONE;
@@ -364,14 +355,15 @@ impl Shard {
             self.replace(unique.key, unique.row);
             self.tombstones -= 1;
         }
-        self.initialize(env, unique);
+        self.initialize(env, batch, unique);
         i64::from(tombstone)
     }
 
-    fn initialize(&mut self, env: &Env<'_>, unique: &Unique) {
+    fn initialize(&mut self, env: &Env<'_>, batch: &Batch, unique: &Unique) {
         let dim = env.schema.dim();
         let (embedding, state) = self.slab.row_mut(unique.row).split_at_mut(dim);
         env.schema.initializer_ref().fill(env.context.seed, env.table.0, unique.key, embedding);
         env.schema.optimizer_ref().init_state(dim, state);
+        batch.step.follow(embedding, state);
     }
 }

@@ -4,6 +4,7 @@
 mod batch;
 mod capture;
 mod demote;
+mod gradients;
 mod image;
 mod load;
 mod values;

@@ -241,6 +241,7 @@ pub(super) fn apply_all(context: &Context, requests: Vec<Gradients<'_>>, update:
         }
     }
     let Some(table) = of_tables.first().map(|of_table| of_table.table) else { return Ok(()) };
+    let scale = update.scale_of(of_tables.iter().map(|of| (of.given().values, of.keys.len(), of.table.schema().dim())))?;
     context.captures.wait_for(of_tables.iter().map(|of_table| of_table.image_bytes).fold(0, usize::saturating_add))?;
     // Always in the order of the tables: two such calls would wait for each other otherwise.
     let mut ordered: Vec<(u64, &Gradients<'_>)> = (0..).zip(&of_tables).collect();
@@ -251,7 +252,7 @@ pub(super) fn apply_all(context: &Context, requests: Vec<Gradients<'_>>, update:
     for ((at, of_table), plans) in ordered.into_iter().zip(locked) {
         let schema = of_table.table.schema();
         let batch = of_table.table.begin(&schema, Op::Gradients, update)?;
-        let batch = Batch { time, clock, number: number + at, ..batch };
+        let batch = Batch { time, clock, number: number + at, scale, ..batch };
         parts.push(update::Part::new(of_table.table, schema, batch, of_table.given(), plans));
     }
     update::prepare(&mut parts)?;

@@ -33,12 +33,14 @@ pub struct Update {
     time: u64,
     learning_rate: Option<f32>,
     step: Option<u64>,
+    scale: f32,
+    global_norm: Option<f32>,
 }
 
 impl Update {
     /// A batch of events at this unix time, in seconds. The store's clock is the largest time seen; 0 means no time of its own.
     pub fn at(unix_secs: u64) -> Update {
-        Update { time: unix_secs, learning_rate: None, step: None }
+        Update { time: unix_secs, learning_rate: None, step: None, scale: 1.0, global_norm: None }
     }
 
     /// Overrides the optimizer's learning rate for this batch: positive and finite, else the batch is refused with
@@ -49,13 +51,50 @@ impl Update {
         self
     }
 
-    /// The number of this training step, from 1 on. Adam then corrects its bias by it in every row, as optimizers with one count
-    /// for the whole model do; without it each row counts its own updates. Other optimizers do not ask.
+    /// The number of this training step, from 1 on. Schedules of the learning rate ask for it. Adam corrects its bias by it in every
+    /// row, as optimizers with one count for the whole model do; without it each row counts its own updates.
     #[must_use]
     pub fn step(mut self, number: u64) -> Update {
         self.step = Some(number);
         self
     }
+
+    /// Multiplies all gradients of the call by a finite factor of at least 0, before the optimizer clips them. For trainers that clip
+    /// the global norm over dense parameters as well: `factor = min(1, limit / norm)`.
+    #[must_use]
+    pub fn scale_gradients(mut self, factor: f32) -> Update {
+        self.scale = factor;
+        self
+    }
+
+    /// Scales all gradients of the call down so that their global norm is at most `limit`: the root of the sum of the squares of all
+    /// values given, those of every table of the call and of equal keys each for itself (as TensorFlow does it). Summed in f64 in
+    /// input order.
+    #[must_use]
+    pub fn clip_global_norm(mut self, limit: f32) -> Update {
+        self.global_norm = Some(limit);
+        self
+    }
+
+    /// What gradients are multiplied by, given those of all tables of a call with their keys' number and dimension.
+    pub(super) fn scale_of<'a>(&self, gradients: impl Iterator<Item = (Values<'a>, usize, usize)>) -> Result<f32> {
+        let invalid = |option, what| Err(Error::InvalidOption { option, what });
+        if !(self.scale.is_finite() && self.scale >= 0.0) {
+            return invalid("scale_gradients", format!("{} is not a finite factor of at least 0", self.scale));
+        }
+        let Some(limit) = self.global_norm else { return Ok(self.scale) };
+        if !(limit.is_normal() && limit > 0.0) {
+            return invalid("clip_global_norm", format!("{limit} is not a finite number above 0"));
+        }
+        let squares = gradients.map(|(values, keys, dim)| (0..keys as u32).map(|at| squares(values.row(at, dim))).sum::<f64>());
+        let norm = squares.sum::<f64>().sqrt() * f64::from(self.scale);
+        let factor = if norm > f64::from(limit) { f64::from(limit) / norm } else { 1.0 };
+        Ok((f64::from(self.scale) * factor) as f32)
+    }
+}
+
+fn squares(row: &[f32]) -> f64 {
+    row.iter().fold(0.0, |sum, &value| sum + f64::from(value) * f64::from(value))
 }
 
 impl Table {
@@ -69,6 +108,33 @@ impl Table {
     /// gradients can still overflow a row.
     pub fn apply_gradients(&self, keys: &[Key], grads: &[f32], update: &Update) -> Result<()> {
         self.inner.update(Op::Gradients, keys, grads, update).map(|_| ())
+    }
+
+    /// As [`Table::apply_gradients`], for gradients that were worked out from rows read some time ago, as asynchronous workers do: makes
+    /// up for what other batches changed since (Zheng et al. 2017), `g' = g + strength * g^2 * (w - read)`, after equal keys were
+    /// summed.
+    ///
+    /// `read` holds what [`Table::lookup`] gave for `keys` (of equal keys, the last counts), `strength` is finite and at least 0. Keys
+    /// that have no row by now begin without compensation.
+    ///
+    /// # Errors
+    /// As [`Table::apply_gradients`]; a strength out of range; rows read that are not finite.
+    pub fn apply_delayed_gradients(
+        &self,
+        keys: &[Key],
+        grads: &[f32],
+        read: &[f32],
+        strength: f32,
+        update: &Update,
+    ) -> Result<()> {
+        check_length("read", keys.len().saturating_mul(self.dim()), read.len(), keys.len())?;
+        if !(strength.is_finite() && strength >= 0.0) {
+            let what = format!("{strength} is not a finite number of at least 0");
+            return Err(Error::InvalidOption { option: "strength", what });
+        }
+        self.inner.check_finite(Op::Assign, keys, Values::of_each(read), self.dim())?;
+        let given = Given { keys, values: Values::compensated(grads, read, strength) };
+        self.inner.update_after(|| Ok(()), Op::Gradients, given, update).map(|_| ())
     }
 
     /// Sets the embeddings of `keys`; of equal keys the last wins. The optimizer state of existing rows stays.
@@ -140,7 +206,11 @@ impl TableInner {
         }
         let plans = lock(&self.updates);
         let schema = self.schema();
-        let batch = self.begin(&schema, op, update)?;
+        let scale = match op {
+            Op::Gradients => update.scale_of(std::iter::once((given.values, given.keys.len(), schema.dim())))?,
+            _ => 1.0,
+        };
+        let batch = Batch { scale, ..self.begin(&schema, op, update)? };
         first()?;
         let mut part = [Part::new(self, schema, batch, given, plans)];
         prepare(&mut part)?;
@@ -184,6 +254,10 @@ impl TableInner {
             let option = "learning_rate";
             Optimizer::validate_learning_rate(rate).map_err(|what| Error::InvalidOption { option, what })?;
         }
+        if op == Op::Gradients {
+            let missing = |what| Error::InvalidOption { option: "step", what };
+            schema.optimizer_ref().check_step(update.learning_rate, update.step).map_err(missing)?;
+        }
         let clock = lock(&self.context.clock);
         let time = match op {
             Op::Remove | Op::Prefetch => clock.now(),
@@ -197,6 +271,7 @@ impl TableInner {
             clock: clock.now().max(time),
             number: self.context.batches.load(Ordering::Relaxed),
             step: schema.optimizer_ref().step(update.learning_rate, update.step),
+            scale: 1.0,
         })
     }
 
@@ -292,7 +367,7 @@ pub(super) fn apply(context: &Context, parts: &mut [Part<'_>]) -> usize {
 struct Work<'a> {
     table: &'a TableInner,
     schema: &'a TableSchema,
-    batch: Batch,
+    batch: &'a Batch,
     given: Given<'a>,
 }
 
@@ -301,7 +376,7 @@ fn each_shard<R: Send>(parts: &mut [Part<'_>], work: impl Fn(Work<'_>, &mut Shar
     let keys: usize = parts.iter().map(|part| part.given.keys.len()).sum();
     let pool = parts.first().and_then(|part| part.table.context.pool.as_ref()).filter(|_| keys >= MIN_KEYS_FOR_THREADS);
     let shards = parts.iter_mut().flat_map(|part| {
-        let of = Work { table: part.table, schema: &part.schema, batch: part.batch, given: part.given };
+        let of = Work { table: part.table, schema: &part.schema, batch: &part.batch, given: part.given };
         let shards = part.table.shards.iter().zip(&mut *part.plans).filter(|(_, plan)| !plan.positions.is_empty());
         shards.map(move |(shard, plan)| (of, shard, plan))
     });

@@ -14,7 +14,7 @@ pub(crate) struct Args {
     /// f32s of an embedding
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     dim: u32,
-    /// sgd, adagrad, rowwise-adagrad, adam or ftrl
+    /// Its name, as in docs/optimizers.md with `-` for `_`
     #[arg(long, value_parser = output::optimizer, default_value = "adagrad")]
     optimizer: Optimizer,
     /// Print JSON

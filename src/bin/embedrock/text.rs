@@ -48,6 +48,21 @@ pub(crate) fn optimizer(name: &str) -> Result<Optimizer, String> {
         "rowwise-adagrad" => Ok(Optimizer::rowwise_adagrad(0.05)),
         "adam" => Ok(Optimizer::adam(0.001)),
         "ftrl" => Ok(Optimizer::ftrl(0.05)),
-        _ => Err("choose sgd, adagrad, rowwise-adagrad, adam or ftrl".into()),
+        "adam-w" => Ok(Optimizer::adam_w(0.001)),
+        "lazy-adam" => Ok(Optimizer::lazy_adam(0.001)),
+        "amsgrad" => Ok(Optimizer::amsgrad(0.001)),
+        "group-ftrl" => Ok(Optimizer::group_ftrl(0.05)),
+        "group-adagrad" => Ok(Optimizer::group_adagrad(0.05)),
+        "adagrad-w" => Ok(Optimizer::adagrad_w(0.05)),
+        "adadelta" => Ok(Optimizer::adadelta(1.0)),
+        "momentum" => Ok(Optimizer::momentum(0.01)),
+        "moving-average" => Ok(Optimizer::moving_average()),
+        "rmsprop" => Ok(Optimizer::rmsprop(0.01)),
+        "rmsprop-v2" => Ok(Optimizer::rmsprop_v2(0.01)),
+        "batch-softmax" => Ok(Optimizer::batch_softmax(0.01)),
+        _ => Err(format!(
+            "'{name}' is no optimizer: choose sgd, momentum, adagrad, adagrad-w, rowwise-adagrad, group-adagrad, adadelta, rmsprop, rmsprop-v2, \
+             adam, adam-w, lazy-adam, amsgrad, ftrl, group-ftrl, moving-average or batch-softmax"
+        )),
     }
 }
