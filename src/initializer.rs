@@ -10,6 +10,8 @@
 //! word  = (x ^ x >> 15) * 0x846ca68b;  word = word ^ word >> 16
 //! ```
 //!
+//! Lanes are numbered within their segment of the row, from segment * 65,536 on.
+//!
 //! Only integer operations, single f32 multiplications and (for [`Initializer::normal`]) software `log`, `sin`, `cos` in f64 are
 //! used: the bits are the same on every CPU. Changing any of it changes rows that nobody wrote down: raise `VERSION`.
 #![forbid(unsafe_code)]
@@ -102,14 +104,15 @@ impl Initializer {
         }
     }
 
-    /// Writes the initial values of the row `key`. Lane i does not depend on how many lanes are asked for.
-    pub(crate) fn fill(&self, store_seed: u64, table: u32, key: u64, out: &mut [f32]) {
+    /// Writes the initial values of a segment of the row `key`. Lane i does not depend on how many lanes are asked for.
+    pub(crate) fn fill(&self, store_seed: u64, table: u32, key: u64, segment: u32, out: &mut [f32]) {
+        let words = || Words::of(store_seed, table, key).beginning_at(segment.wrapping_mul(SEGMENT_LANES));
         match *self {
             Initializer::Zeros => out.fill(0.0),
             Initializer::Ones => out.fill(1.0),
             Initializer::Constant { value } => out.fill(value),
-            Initializer::Uniform { limit } => fill_uniform(Words::of(store_seed, table, key), limit, out),
-            Initializer::Normal { std } => fill_normal(Words::of(store_seed, table, key), std, out),
+            Initializer::Uniform { limit } => fill_uniform(words(), limit, out),
+            Initializer::Normal { std } => fill_normal(words(), std, out),
         }
     }
 
@@ -150,6 +153,9 @@ impl fmt::Display for Initializer {
     }
 }
 
+/// Lanes between the first ones of two segments of a row: as many as the largest segment has.
+const SEGMENT_LANES: u32 = 65_536;
+
 /// One row's source of 32-bit words, numbered by lane.
 #[derive(Clone, Copy)]
 struct Words {
@@ -163,6 +169,11 @@ impl Words {
         let table = mix(store ^ u64::from(table));
         let base = mix(table.wrapping_add(mix(key.wrapping_add(0xd1b5_4a32_d192_ed03))));
         Words { low: base as u32, high: (base >> 32) as u32 }
+    }
+
+    /// The source whose lane 0 is this one's `lane`: words depend on `low + lane * 0x9e3779b9` alone.
+    fn beginning_at(self, lane: u32) -> Words {
+        Words { low: self.low.wrapping_add(lane.wrapping_mul(0x9e37_79b9)), ..self }
     }
 
     #[inline(always)]
@@ -203,7 +214,7 @@ mod tests {
 
     fn row(initializer: Initializer, seed: u64, table: u32, key: u64, dim: usize) -> Vec<f32> {
         let mut out = vec![f32::NAN; dim];
-        initializer.fill(seed, table, key, &mut out);
+        initializer.fill(seed, table, key, 0, &mut out);
         out
     }
 
@@ -255,6 +266,23 @@ mod tests {
                     assert!(seen.insert(here), "{initializer} repeats at seed {seed} table {table} key {key}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn segments_of_a_row_differ_and_the_first_is_the_row() {
+        for initializer in [Initializer::uniform(1.0), Initializer::normal(1.0)] {
+            let mut seen = std::collections::HashSet::new();
+            for segment in 0..16 {
+                let mut out = [0.0; 8];
+                initializer.fill(1, 2, 3, segment, &mut out);
+                assert_eq!(segment == 0, bits(&out) == bits(&row(initializer, 1, 2, 3, 8)));
+                assert!(out.iter().all(|value| seen.insert(value.to_bits())), "{initializer}, segment {segment}");
+            }
+            let long = row(initializer, 1, 2, 3, 65_538);
+            let mut second = [0.0; 2];
+            initializer.fill(1, 2, 3, 1, &mut second);
+            assert_eq!(bits(&second), bits(&long[65_536..]));
         }
     }
 

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::expiry::Expiry;
 use crate::initializer::Initializer;
 use crate::optimizer::Optimizer;
+use crate::segments::{self, MAX_SEGMENTS, Segment};
 
 /// The longest name of a table, in bytes.
 pub(crate) const MAX_NAME_BYTES: usize = 255;
@@ -20,8 +21,10 @@ const VERSION_WITH_PARTS: u8 = 2;
 
 /// The kinds of parts, in the order in which they stand. A new one goes here, into `parts` and into `take_part`.
 mod part {
-    /// Schedule of the learning rate, clipping.
+    /// Schedule of the learning rate, clipping: of rows that are one segment.
     pub(super) const LEARNING: u8 = 1;
+    /// All segments, of rows that have several. What stands before the parts is the first one's.
+    pub(super) const SEGMENTS: u8 = 2;
 }
 
 /// What a lookup of a key without a row yields.
@@ -49,8 +52,9 @@ pub enum Missing {
 pub struct TableSchema {
     name: String,
     dim: usize,
-    optimizer: Optimizer,
-    initializer: Initializer,
+    segments: Vec<Segment>,
+    /// A setter for rows that are one segment, called where there are several.
+    misplaced: Option<&'static str>,
     admission: Admission,
     expiry: Expiry,
     missing: Missing,
@@ -62,26 +66,49 @@ impl TableSchema {
         TableSchema {
             name: name.into(),
             dim,
-            optimizer: Optimizer::sgd(0.01),
-            initializer: Initializer::zeros(),
+            segments: vec![Segment::new(dim)],
+            misplaced: None,
             admission: Admission::always(),
             expiry: Expiry::never(),
             missing: Missing::Initial,
         }
     }
 
-    /// Sets the optimizer that `apply_gradients` fuses into the update.
+    /// Divides the row into segments, each with its own optimizer and initializer, that are updated together. Their dims add up to the
+    /// row's; lookups and gradients hold them one after another.
+    ///
+    /// ```
+    /// use embedrock::{Initializer, Optimizer, Segment, TableSchema};
+    /// let bias = Segment::new(1).optimizer(Optimizer::ftrl(0.01).beta(1.0));
+    /// let vector = Segment::new(16).optimizer(Optimizer::adagrad(0.05)).initializer(Initializer::uniform(0.05));
+    /// let schema = TableSchema::new("user", 17).segments([bias, vector]);
+    /// assert_eq!(schema.lanes(), 17 + 2 + 16);
+    /// assert_eq!(schema.segment_range(1), 1..17);
+    /// ```
     #[must_use]
-    pub fn optimizer(mut self, optimizer: Optimizer) -> Self {
-        self.optimizer = optimizer;
+    pub fn segments(mut self, segments: impl IntoIterator<Item = Segment>) -> Self {
+        self.segments = segments.into_iter().collect();
         self
     }
 
-    /// Sets how new rows begin.
-    #[must_use]
-    pub fn initializer(mut self, initializer: Initializer) -> Self {
-        self.initializer = initializer;
+    fn set_only(mut self, name: &'static str, set: impl FnOnce(Segment) -> Segment) -> Self {
+        match &mut self.segments[..] {
+            [only] => *only = set(*only),
+            _ => self.misplaced = Some(name),
+        }
         self
+    }
+
+    /// Sets the optimizer that `apply_gradients` fuses into the update, of rows that are one segment.
+    #[must_use]
+    pub fn optimizer(self, optimizer: Optimizer) -> Self {
+        self.set_only("optimizer", |segment| segment.optimizer(optimizer))
+    }
+
+    /// Sets how new rows begin, of rows that are one segment.
+    #[must_use]
+    pub fn initializer(self, initializer: Initializer) -> Self {
+        self.set_only("initializer", |segment| segment.initializer(initializer))
     }
 
     /// Sets when a key earns a row.
@@ -117,7 +144,7 @@ impl TableSchema {
 
     /// f32s of a row: the embedding and the optimizer state.
     pub fn lanes(&self) -> usize {
-        self.dim.saturating_add(self.optimizer.state_len(self.dim))
+        self.dim.saturating_add(segments::state_len(&self.segments))
     }
 
     /// Bytes of a row: the embedding and the optimizer state.
@@ -125,12 +152,13 @@ impl TableSchema {
         self.lanes().saturating_mul(4)
     }
 
-    pub(crate) fn optimizer_ref(&self) -> &Optimizer {
-        &self.optimizer
+    /// Where a segment lies in the embedding; empty, at its end, for one that is not there.
+    pub fn segment_range(&self, segment: usize) -> std::ops::Range<usize> {
+        segments::ranges(&self.segments).nth(segment).unwrap_or(self.dim..self.dim)
     }
 
-    pub(crate) fn initializer_ref(&self) -> &Initializer {
-        &self.initializer
+    pub(crate) fn segments_ref(&self) -> &[Segment] {
+        &self.segments
     }
 
     pub(crate) fn admission_ref(&self) -> &Admission {
@@ -154,19 +182,32 @@ impl TableSchema {
         if self.dim == 0 || self.dim > MAX_DIM {
             return invalid(format!("dim {} is not within 1 to {MAX_DIM}", self.dim));
         }
-        self.optimizer.validate().and_then(|()| self.optimizer.validate_dim(self.dim)).or_else(invalid)?;
-        let invalid = |what: String| Err(Error::InvalidSchema { table: self.name.clone(), what });
-        self.initializer.validate().and_then(|()| self.expiry.validate()).or_else(invalid)
+        if let Some(name) = self.misplaced {
+            return invalid(format!(
+                "{name} is set for the whole row, which has {} segments: set it for each",
+                self.segments.len()
+            ));
+        }
+        let dims = self.segments.iter().map(|segment| segment.dim()).fold(0, usize::saturating_add);
+        if self.segments.is_empty() || self.segments.len() > MAX_SEGMENTS {
+            return invalid(format!("{} segments, a row has 1 to {MAX_SEGMENTS}", self.segments.len()));
+        }
+        if dims != self.dim {
+            return invalid(format!("the segments have {dims} values, the row {}", self.dim));
+        }
+        for (at, segment) in self.segments.iter().enumerate() {
+            let place = if at == 0 { String::new() } else { format!("in segment {at}, ") };
+            segment.validate().or_else(|what| invalid(place + &what))?;
+        }
+        self.expiry.validate().or_else(invalid)
     }
 
     /// Refuses a schema whose rows could not be those of this one.
     pub(crate) fn check_same_identity(&self, other: &TableSchema) -> Result<()> {
         let what = if self.dim != other.dim {
             format!("dim is {}, not {}", self.dim, other.dim)
-        } else if !self.optimizer.same_layout(&other.optimizer) {
-            format!("the optimizer is {}, not {}", self.optimizer.describe(), other.optimizer.describe())
-        } else if self.initializer != other.initializer {
-            format!("the initializer is {:?}, not {:?}", self.initializer, other.initializer)
+        } else if let Some(what) = segments::difference(&self.segments, &other.segments) {
+            what
         } else {
             return Ok(());
         };
@@ -176,10 +217,14 @@ impl TableSchema {
     /// What the first version has no place for, each under its kind, ascending.
     fn parts(&self) -> Vec<(u8, Vec<u8>)> {
         let mut parts = Vec::new();
-        if self.optimizer.has_more() {
-            let mut learning = Vec::new();
-            self.optimizer.encode_more(&mut learning);
-            parts.push((part::LEARNING, learning));
+        match &self.segments[..] {
+            [only] if only.optimizer.has_more() => {
+                let mut learning = Vec::new();
+                only.optimizer.encode_more(&mut learning);
+                parts.push((part::LEARNING, learning));
+            }
+            [_] => {}
+            _ => parts.push((part::SEGMENTS, segments::encode(&self.segments))),
         }
         parts
     }
@@ -187,7 +232,11 @@ impl TableSchema {
     /// Takes over a part; `None` for an unknown one or one that does not decode.
     fn take_part(&mut self, kind: u8, reader: &mut Reader<'_>) -> Option<()> {
         match kind {
-            part::LEARNING => self.optimizer = self.optimizer.decode_more(reader)?,
+            part::LEARNING => {
+                let [only] = &mut self.segments[..] else { return None };
+                only.optimizer = only.optimizer.decode_more(reader)?;
+            }
+            part::SEGMENTS => self.segments = segments::decode(reader)?,
             _ => return None,
         }
         Some(())
@@ -196,14 +245,15 @@ impl TableSchema {
     /// The schema as it stands in a log (docs/design.md, "Schema").
     pub(crate) fn encode(&self) -> Vec<u8> {
         let parts = self.parts();
-        let is_first = parts.is_empty() && self.optimizer.is_version_1();
+        let first = self.segments.first().copied().unwrap_or(Segment::new(self.dim));
+        let is_first = parts.is_empty() && first.optimizer.is_version_1();
         let mut out = vec![if is_first { FIRST_VERSION } else { VERSION_WITH_PARTS }, self.name.len() as u8];
         out.extend_from_slice(self.name.as_bytes());
         out.extend_from_slice(&(self.dim as u32).to_le_bytes());
-        let (kind, params) = self.optimizer.encode();
+        let (kind, params) = first.optimizer.encode();
         out.push(kind);
         params.iter().for_each(|p| out.extend_from_slice(&p.to_le_bytes()));
-        let (kind, param) = self.initializer.encode();
+        let (kind, param) = first.initializer.encode();
         out.push(kind);
         out.extend_from_slice(&param.to_le_bytes());
         out.extend_from_slice(&Initializer::VERSION.to_le_bytes());
@@ -266,7 +316,15 @@ impl TableSchema {
             1 => Missing::Zeros,
             _ => return None,
         };
-        let mut schema = TableSchema { name, dim, optimizer, initializer, admission, expiry, missing };
+        let mut schema = TableSchema {
+            name,
+            dim,
+            segments: vec![Segment::new(dim).optimizer(optimizer).initializer(initializer)],
+            misplaced: None,
+            admission,
+            expiry,
+            missing,
+        };
         if schema_version == VERSION_WITH_PARTS {
             schema.read_parts(reader)?;
         }

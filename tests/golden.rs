@@ -1,6 +1,6 @@
 //! Stores of each format version, committed under `tests/golden`, read back for ever: every commit, bit for bit.
 //!
-//! When the format changes, raise `VERSION` and write a set of the new version beside the older ones, which stay:
+//! When the format changes, add a set to `SETS` and write it beside the older ones, which stay (raise `VERSION` if the whole changed):
 //! `cargo test --release --features cli,testing --test golden -- --ignored`, then the same without RocksDB
 //! (`cargo test --no-default-features --features testing --test golden -- --ignored`), and commit what appeared.
 #![cfg(feature = "testing")]
@@ -12,29 +12,37 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use embedrock::{
-    Admission, At, CommitId, Expiry, Initializer, Optimizer, Store, StoreOptions, Table, TableSchema, Update, restore_with,
-    verify,
+    Admission, At, CommitId, Expiry, Initializer, Optimizer, Schedule, Segment, Store, StoreOptions, Table, TableSchema, Update,
+    restore_with, verify,
 };
 
-/// Of the newest set, and of what this program writes.
+/// Of what this program writes.
 const VERSION: u32 = 1;
+type Schemas = fn() -> Vec<TableSchema>;
+
+/// The sets, each with the tables of its store: of schemas that the first version can hold, and of those that it cannot.
+const SETS: [(&str, Schemas); 2] = [("v1", schemas), ("v1-schema-2", newer_schemas)];
 const DIM: usize = 3;
 const T: u64 = 1_700_000_000;
 /// What was written with RocksDB only a program with RocksDB can read.
 const COLD: &[&str] = if cfg!(feature = "rocksdb") { &["twin", "rocksdb"] } else { &["twin"] };
 
-fn set(version: u32, cold: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/v{version}-{cold}"))
+fn set(name: &str, cold: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}-{cold}"))
+}
+
+fn sets() -> impl Iterator<Item = (&'static str, Schemas, &'static str)> {
+    SETS.into_iter().flat_map(|(name, schemas)| COLD.iter().map(move |cold| (name, schemas, *cold)))
 }
 
 fn options(cold: &str) -> StoreOptions {
     StoreOptions::default().memory_budget(24 << 20).threads(1).shards(2).hot_rows(10).seed(42).twin(cold == "twin")
 }
 
-/// One table for each optimizer, with each kind of initializer, admission and expiry among them.
-fn schemas() -> [TableSchema; 5] {
+/// One table for each optimizer of the first version, with each kind of initializer, admission and expiry among them.
+fn schemas() -> Vec<TableSchema> {
     let new = |name: &str| TableSchema::new(name, DIM);
-    [
+    vec![
         new("sgd").optimizer(Optimizer::sgd(0.1)).initializer(Initializer::constant(0.5)),
         new("adagrad").optimizer(Optimizer::adagrad(0.1)).initializer(Initializer::uniform(0.05)),
         new("rowwise").optimizer(Optimizer::rowwise_adagrad(0.1)).initializer(Initializer::ones()).expiry(Expiry::after_secs(8)),
@@ -43,26 +51,53 @@ fn schemas() -> [TableSchema; 5] {
     ]
 }
 
+/// The other optimizers, schedules, clipping, rows of several segments.
+fn newer_schemas() -> Vec<TableSchema> {
+    let new = |name: &str| TableSchema::new(name, DIM);
+    let random = Initializer::uniform(0.05);
+    let part = |dim, optimizer| Segment::new(dim).optimizer(optimizer).initializer(random);
+    let ones = Segment::new(1).optimizer(Optimizer::batch_softmax(0.1)).initializer(Initializer::ones());
+    vec![
+        new("a").segments([part(1, Optimizer::ftrl(0.1).l1(0.05)), part(2, Optimizer::momentum(0.1).nesterov(true))]),
+        new("b").optimizer(Optimizer::adagrad(0.1).schedule(Schedule::cosine(12, 0.1).warm_up(3))),
+        new("c").optimizer(Optimizer::adam_w(0.01).clip_value(0.4).clip_norm(0.5)).initializer(random),
+        new("d")
+            .segments(
+                [Optimizer::adam(0.01).nesterov(true), Optimizer::amsgrad(0.01), Optimizer::adagrad_w(0.1)].map(|o| part(1, o)),
+            )
+            .expiry(Expiry::after_secs(8)),
+        new("e")
+            .segments([part(1, Optimizer::lazy_adam(0.01)), part(2, Optimizer::group_ftrl(0.1).group_lasso(0.1))])
+            .admission(Admission::count(2)),
+        new("f").segments([part(2, Optimizer::group_adagrad(0.1).group_lasso(0.01)), ones]),
+        new("g").segments([Optimizer::adadelta(1.0), Optimizer::moving_average(), Optimizer::rmsprop(0.01)].map(|o| part(1, o))),
+        new("h").optimizer(Optimizer::rmsprop_v2(0.01)).initializer(random),
+    ]
+}
+
+/// Batches of the first version's tables name no step: their Adam counts by itself.
 fn train(table: &Table, number: u64) {
+    let known = schemas().iter().any(|schema| schema.name() == table.name());
+    let update = if known { Update::at(T + number) } else { Update::at(T + number).step(number + 1) };
     let keys: Vec<u64> = (0..8).map(|i| (number * 31 + i * i * 7) % 50 * 0x0123_4567_89ab_cdef).collect();
-    let grads: Vec<f32> = (0..8 * DIM as u64).map(|i| ((i * 7 + number * 5) % 13) as f32 / 13.0 - 0.5).collect();
-    table.apply_gradients(&keys, &grads, &Update::at(T + number)).unwrap();
+    let grads: Vec<f32> = (0..8 * table.dim() as u64).map(|i| ((i * 7 + number * 5) % 13) as f32 / 13.0 - 0.5).collect();
+    table.apply_gradients(&keys, &grads, &update).unwrap();
 }
 
 /// Runs the fixed sequence of calls that every set was written by; returns a line for each commit.
-fn write(dir: &Path, cold: &str) -> String {
+fn write(dir: &Path, schemas: &[TableSchema], cold: &str) -> String {
     let store = Store::open(dir, options(cold)).unwrap();
-    let tables = schemas().map(|schema| store.create_table(schema).unwrap());
+    let tables: Vec<Table> = schemas.iter().map(|schema| store.create_table(schema.clone()).unwrap()).collect();
     let mut lines = String::new();
     for commit in 0..4u64 {
         for number in commit * 4..commit * 4 + 4 {
-            tables.iter().take(5 - commit as usize / 3).for_each(|table| train(table, number));
+            tables.iter().take(tables.len() - commit as usize / 3).for_each(|table| train(table, number));
         }
         tables[0].remove(&[0, 31 * 0x0123_4567_89ab_cdef]).unwrap();
         tables[1].assign(&[u64::MAX], &[f32::MIN_POSITIVE, -0.0, 1e30], &Update::at(T)).unwrap();
         match commit {
-            1 => drop(store.create_table(schemas()[1].clone().optimizer(Optimizer::adagrad(0.3)))),
-            2 => store.drop_table("ftrl").unwrap(),
+            1 => drop(store.create_table(schemas[1].clone().optimizer(Optimizer::adagrad(0.3)))),
+            2 => store.drop_table(schemas[schemas.len() - 1].name()).unwrap(),
             _ => {}
         }
         let state = [commit as u8 + 1; 9].repeat(commit as usize);
@@ -100,8 +135,8 @@ fn copy(from: &Path, to: &Path) {
 
 #[test]
 fn every_version_is_read_back() {
-    for (version, cold) in (1..=VERSION).flat_map(|version| COLD.iter().map(move |cold| (version, *cold))) {
-        let set = set(version, cold);
+    for (name, schemas, cold) in sets() {
+        let set = set(name, cold);
         let expected = fs::read_to_string(set.join("expected.txt")).unwrap_or_else(|error| panic!("{}: {error}", set.display()));
         let dir = tempfile::tempdir().unwrap();
         let work = |name: &str| {
@@ -133,26 +168,26 @@ fn every_version_is_read_back() {
 
 #[test]
 fn what_is_written_now_is_of_the_newest_set() {
-    for cold in COLD {
+    for (name, schemas, cold) in sets() {
         let dir = tempfile::tempdir().unwrap();
-        let lines = write(&dir.path().join("s"), cold);
+        let lines = write(&dir.path().join("s"), &schemas(), cold);
         let identity = fs::read(dir.path().join("s/IDENTITY")).unwrap();
         assert_eq!(identity[8..12], VERSION.to_le_bytes(), "a new version needs a set of its own: see the top of this file");
         // Rows are the same bits for ever: formulas and draws are part of the format.
-        assert_eq!(lines, fs::read_to_string(set(VERSION, cold).join("expected.txt")).unwrap());
+        assert_eq!(lines, fs::read_to_string(set(name, cold).join("expected.txt")).unwrap());
     }
 }
 
 #[test]
 #[ignore = "writes a new set; see the top of the file"]
 fn write_a_set() {
-    for cold in COLD {
-        let set = set(VERSION, cold);
+    for (name, schemas, cold) in sets() {
+        let set = set(name, cold);
         if set.exists() {
             continue;
         }
         fs::create_dir_all(&set).unwrap();
-        let lines = write(&set.join("store"), cold);
+        let lines = write(&set.join("store"), &schemas(), cold);
         let third = CommitId { timeline: 1, sequence: 3 };
         restore_with(&set.join("store"), At::Commit(third), &set.join("restored"), &options(cold)).unwrap();
         fs::write(set.join("expected.txt"), lines).unwrap();

@@ -89,7 +89,7 @@ fn training_goes_on_with_the_same_bits_after_crashes_restores_and_from_the_cold_
         drop((store, table));
 
         let early = Store::open(path("many-lives"), options(8)).unwrap().commits().unwrap()[6];
-        restore_with(path("many-lives"), At::Commit(early), path("restored"), &options(8)).unwrap();
+        restore_with(&path("many-lives"), At::Commit(early), &path("restored"), &options(8)).unwrap();
         let (store, table) = open(&path("restored"), 1000, optimizer);
         train(&table, 28..40);
         assert_eq!(store.digest().unwrap(), expected, "{optimizer}, restored at {early}");

@@ -12,6 +12,7 @@ const ROWS: &[&[&str]] = &[
     &["error"],
     &["codec", "fs", "clock", "memory", "simd", "waits"],
     &["initializer", "optimizer", "admission", "expiry", "quantize", "index"],
+    &["segments"],
     &["schema", "slab", "log", "manifest", "cold", "pins"],
     &["options", "context"],
     &["shard"],

@@ -7,7 +7,7 @@ mod driver;
 mod stores;
 
 use arbitrary::Arbitrary;
-use embedrock::{Admission, Error, Expiry, Initializer, Missing, Optimizer, Store, TableSchema, Update};
+use embedrock::{Admission, Error, Expiry, Initializer, Missing, Optimizer, Schedule, Segment, Store, TableSchema, Update};
 use libfuzzer_sys::fuzz_target;
 use stores::{DIR, options};
 
@@ -30,6 +30,9 @@ struct Schema {
     numbers: [f32; 4],
     /// Setters that are called, whether they suit the rule or not.
     setters: u8,
+    steps: u32,
+    /// Dims of further segments: few schemas have any.
+    more: Vec<u8>,
     initializer: (u8, f32),
     admission: (u8, u8),
     ttl: Option<u32>,
@@ -39,11 +42,29 @@ struct Schema {
 impl Schema {
     fn optimizer(&self) -> Optimizer {
         let [rate, a, b, c] = self.numbers;
-        let rules = [Optimizer::sgd, Optimizer::adagrad, Optimizer::rowwise_adagrad, Optimizer::adam, Optimizer::ftrl];
+        let rules = [
+            Optimizer::sgd,
+            Optimizer::adagrad,
+            Optimizer::rowwise_adagrad,
+            Optimizer::adam,
+            Optimizer::ftrl,
+            Optimizer::adam_w,
+            Optimizer::lazy_adam,
+            Optimizer::amsgrad,
+            Optimizer::group_ftrl,
+            Optimizer::group_adagrad,
+            Optimizer::adagrad_w,
+            Optimizer::adadelta,
+            Optimizer::momentum,
+            |_| Optimizer::moving_average(),
+            Optimizer::rmsprop,
+            Optimizer::rmsprop_v2,
+            Optimizer::batch_softmax,
+        ];
         let mut optimizer = rules[usize::from(self.rule) % rules.len()](rate);
         // Rarely: most rules refuse most of them.
         if self.setters > 128 {
-            let setters: [&dyn Fn(Optimizer) -> Optimizer; 8] = [
+            let setters: [&dyn Fn(Optimizer) -> Optimizer; 14] = [
                 &|o| o.weight_decay(a),
                 &|o| o.initial_accumulator(a),
                 &|o| o.betas(a, b),
@@ -52,6 +73,12 @@ impl Schema {
                 &|o| o.l2(b),
                 &|o| o.beta(c),
                 &|o| o.weight_decay(b).epsilon(c),
+                &|o| o.decay(a),
+                &|o| o.nesterov(true),
+                &|o| o.group_lasso(a).beta(b),
+                &|o| o.clip_value(a).clip_norm(b),
+                &|o| o.schedule(Schedule::polynomial(self.steps, a, b).warm_up(self.steps / 2)),
+                &|o| o.schedule(Schedule::exponential(self.steps, a)),
             ];
             optimizer = setters[usize::from(self.setters) % setters.len()](optimizer);
         }
@@ -64,9 +91,12 @@ impl Schema {
         let initializer = initializers.get(usize::from(kind) % 5).copied().unwrap_or_default();
         let threshold = u32::from(self.admission.1);
         let admissions = [Admission::always(), Admission::count(threshold), Admission::probabilistic(threshold)];
-        TableSchema::new(self.name.clone(), self.large_dim.map_or(usize::from(self.dim), |dim| dim as usize))
-            .optimizer(self.optimizer())
-            .initializer(initializer)
+        let dim = self.large_dim.map_or(usize::from(self.dim), |dim| dim as usize);
+        let of = |dim| Segment::new(dim).optimizer(self.optimizer()).initializer(initializer);
+        let more: Vec<Segment> = self.more.iter().filter(|_| self.setters < 64).map(|&dim| of(usize::from(dim))).collect();
+        let all_dims = more.iter().map(Segment::dim).fold(dim, usize::saturating_add);
+        TableSchema::new(self.name.clone(), all_dims)
+            .segments([of(dim)].into_iter().chain(more))
             .admission(admissions[usize::from(self.admission.0) % 3])
             .expiry(self.ttl.map_or(Expiry::never(), Expiry::after_secs))
             .missing(if self.zeros { Missing::Zeros } else { Missing::Initial })
@@ -89,6 +119,10 @@ fuzz_target!(|input: Input| {
     update = input.rate.map_or(update.clone(), |rate| update.learning_rate(rate));
     update = input.step.map_or(update.clone(), |step| update.step(step));
     let _ = table.apply_gradients(&keys, &values, &update);
+    let _ = table.modify(&keys, &update, |at, row| {
+        row.fill(at as f32);
+        Ok(())
+    });
     let mut rows = vec![0.0; keys.len() * schema.dim()];
     let found = table.lookup(&keys, &mut rows).expect("sound rows");
     assert!(found <= keys.len());

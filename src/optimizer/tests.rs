@@ -3,7 +3,6 @@
 mod formulas;
 mod settings;
 
-use super::rule::Rule;
 use super::*;
 use crate::simd::Cpu;
 

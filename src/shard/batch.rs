@@ -9,8 +9,8 @@ use crate::admission::Draw;
 use crate::context::Context;
 use crate::error::Result;
 use crate::index::TOMBSTONE_BIT;
-use crate::optimizer::Step;
 use crate::plant::{Bug, planted};
+use crate::segments::{self, Steps};
 use crate::simd::Add;
 use crate::slab::{PINNED, TOMBSTONE};
 use crate::types::{Key, UnixSeconds, mix};
@@ -38,7 +38,7 @@ pub(crate) struct Batch {
     pub(crate) time: UnixSeconds,
     pub(crate) clock: UnixSeconds,
     pub(crate) number: u64,
-    pub(crate) step: Step,
+    pub(crate) steps: Steps,
     /// What gradients are multiplied by.
     pub(crate) scale: f32,
 }
@@ -323,13 +323,13 @@ impl Shard {
         let dim = env.schema.dim();
         let (weights, state) = self.slab.row_mut(unique.row).split_at_mut(dim);
         match batch.op {
-            Op::Gradients => batch.step.apply(weights, state, value),
+            Op::Gradients => batch.steps.apply(weights, state, value),
             Op::Assign => weights.copy_from_slice(value),
-            Op::AssignAdd => batch.step.cpu().run(Add { to: weights, values: value }),
+            Op::AssignAdd => batch.steps.cpu().run(Add { to: weights, values: value }),
             Op::Remove | Op::Prefetch => {}
         }
         if batch.op != Op::Gradients {
-            batch.step.follow(weights, state);
+            batch.steps.follow(weights, state);
         }
         let meta = self.slab.meta_mut(unique.row);
         meta.flags &= !PINNED;
@@ -362,8 +362,9 @@ impl Shard {
     fn initialize(&mut self, env: &Env<'_>, batch: &Batch, unique: &Unique) {
         let dim = env.schema.dim();
         let (embedding, state) = self.slab.row_mut(unique.row).split_at_mut(dim);
-        env.schema.initializer_ref().fill(env.context.seed, env.table.0, unique.key, embedding);
-        env.schema.optimizer_ref().init_state(dim, state);
-        batch.step.follow(embedding, state);
+        let segments = env.schema.segments_ref();
+        segments::fill_initial(segments, env.context.seed, env.table.0, unique.key, embedding);
+        segments::init_state(segments, state);
+        batch.steps.follow(embedding, state);
     }
 }

@@ -9,12 +9,12 @@ impl Shard {
     /// Fills the plan's sums: for keys that come more than once, or for all where gradients are changed before they are applied.
     /// f32 sums in input order, whatever the number of workers or shards.
     pub(super) fn make_ready(&self, batch: &Batch, dim: usize, values: Values<'_>, plan: &mut Plan) {
-        let changes = batch.op == Op::Gradients && (batch.scale != 1.0 || batch.step.adjusts() || values.is_compensated());
+        let changes = batch.op == Op::Gradients && (batch.scale != 1.0 || batch.steps.adjusts() || values.is_compensated());
         plan.all_summed = changes;
         if !matches!(batch.op, Op::Gradients | Op::AssignAdd) || plan.uniques.len() == plan.positions.len() && !changes {
             return;
         }
-        let cpu = batch.step.cpu();
+        let cpu = batch.steps.cpu();
         plan.sums.clear();
         plan.sums.resize(plan.uniques.len() * dim, 0.0);
         for (&position, &owner) in plan.positions.iter().zip(&plan.owner) {
@@ -30,7 +30,7 @@ impl Shard {
     }
 
     fn adjust(&self, batch: &Batch, dim: usize, values: Values<'_>, plan: &mut Plan) {
-        let cpu = batch.step.cpu();
+        let cpu = batch.steps.cpu();
         for (unique, grad) in plan.uniques.iter().zip(plan.sums.chunks_exact_mut(dim)) {
             // A row that begins with this batch was nobody's before: it has no delay.
             if unique.kind == Kind::Live
@@ -41,7 +41,7 @@ impl Shard {
             if batch.scale != 1.0 {
                 grad.iter_mut().for_each(|g| *g *= batch.scale);
             }
-            batch.step.adjust(grad);
+            batch.steps.adjust(grad);
         }
     }
 }

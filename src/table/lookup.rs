@@ -10,6 +10,7 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::expiry::Expiry;
 use crate::schema::{Missing, TableSchema};
+use crate::segments::fill_initial;
 use crate::shard::{Shard, View, misfit, read_lanes, shard_of, split_cold};
 use crate::simd::Cpu;
 use crate::sync::RwLockReadGuard;
@@ -177,7 +178,7 @@ impl TableInner {
 
     fn fill_missing(&self, schema: &TableSchema, key: Key, row: &mut [f32]) {
         match schema.missing_value() {
-            Missing::Initial => schema.initializer_ref().fill(self.context.seed, self.id.0, key, row),
+            Missing::Initial => fill_initial(schema.segments_ref(), self.context.seed, self.id.0, key, row),
             Missing::Zeros => row.fill(0.0),
         }
     }

@@ -1,9 +1,11 @@
 //! A table: batches of keys, split over shards, looked up, trained, assigned and removed.
 #![forbid(unsafe_code)]
 
+mod batch;
 mod gather;
 mod lookup;
 mod many;
+mod modify;
 mod pool;
 mod pooled;
 mod update;
@@ -11,10 +13,10 @@ mod update;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+pub use batch::Update;
 pub use many::{GradientRequest, LookupRequest};
 pub(crate) use many::{apply_gradients_many, lookup_many};
 pub use pooled::Pooling;
-pub use update::Update;
 
 use crate::context::{Context, read, write};
 use crate::error::{Error, Result};

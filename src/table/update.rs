@@ -6,12 +6,12 @@ use std::sync::atomic::Ordering;
 
 use super::lookup::check_length;
 use super::pool::run_all;
-use super::{Table, TableInner};
+use super::{Table, TableInner, Update};
 use crate::context::{Context, lock, read, write};
 use crate::error::{Error, Result};
-use crate::optimizer::Optimizer;
 use crate::plant::{Bug, planted};
 use crate::schema::TableSchema;
+use crate::segments::Steps;
 use crate::shard::{Batch, Op, Plan, Shard, Values, shard_of};
 use crate::simd::{AllFinite, Cpu};
 use crate::sync::{MutexGuard, RwLock};
@@ -21,81 +21,6 @@ use crate::types::{Key, mix};
 const MIN_KEYS_FOR_THREADS: usize = 2048;
 /// Values compared without an exit between them.
 const FINITE_AT_ONCE: usize = 4096;
-
-/// When a batch happened, and how it learns.
-///
-/// ```
-/// use embedrock::Update;
-/// let update = Update::at(1_700_000_000).learning_rate(0.01).step(17);
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Update {
-    time: u64,
-    learning_rate: Option<f32>,
-    step: Option<u64>,
-    scale: f32,
-    global_norm: Option<f32>,
-}
-
-impl Update {
-    /// A batch of events at this unix time, in seconds. The store's clock is the largest time seen; 0 means no time of its own.
-    pub fn at(unix_secs: u64) -> Update {
-        Update { time: unix_secs, learning_rate: None, step: None, scale: 1.0, global_norm: None }
-    }
-
-    /// Overrides the optimizer's learning rate for this batch: positive and finite, else the batch is refused with
-    /// [`Error::InvalidOption`].
-    #[must_use]
-    pub fn learning_rate(mut self, rate: f32) -> Update {
-        self.learning_rate = Some(rate);
-        self
-    }
-
-    /// The number of this training step, from 1 on. Schedules of the learning rate ask for it. Adam corrects its bias by it in every
-    /// row, as optimizers with one count for the whole model do; without it each row counts its own updates.
-    #[must_use]
-    pub fn step(mut self, number: u64) -> Update {
-        self.step = Some(number);
-        self
-    }
-
-    /// Multiplies all gradients of the call by a finite factor of at least 0, before the optimizer clips them. For trainers that clip
-    /// the global norm over dense parameters as well: `factor = min(1, limit / norm)`.
-    #[must_use]
-    pub fn scale_gradients(mut self, factor: f32) -> Update {
-        self.scale = factor;
-        self
-    }
-
-    /// Scales all gradients of the call down so that their global norm is at most `limit`: the root of the sum of the squares of all
-    /// values given, those of every table of the call and of equal keys each for itself (as TensorFlow does it). Summed in f64 in
-    /// input order.
-    #[must_use]
-    pub fn clip_global_norm(mut self, limit: f32) -> Update {
-        self.global_norm = Some(limit);
-        self
-    }
-
-    /// What gradients are multiplied by, given those of all tables of a call with their keys' number and dimension.
-    pub(super) fn scale_of<'a>(&self, gradients: impl Iterator<Item = (Values<'a>, usize, usize)>) -> Result<f32> {
-        let invalid = |option, what| Err(Error::InvalidOption { option, what });
-        if !(self.scale.is_finite() && self.scale >= 0.0) {
-            return invalid("scale_gradients", format!("{} is not a finite factor of at least 0", self.scale));
-        }
-        let Some(limit) = self.global_norm else { return Ok(self.scale) };
-        if !(limit.is_normal() && limit > 0.0) {
-            return invalid("clip_global_norm", format!("{limit} is not a finite number above 0"));
-        }
-        let squares = gradients.map(|(values, keys, dim)| (0..keys as u32).map(|at| squares(values.row(at, dim))).sum::<f64>());
-        let norm = squares.sum::<f64>().sqrt() * f64::from(self.scale);
-        let factor = if norm > f64::from(limit) { f64::from(limit) / norm } else { 1.0 };
-        Ok((f64::from(self.scale) * factor) as f32)
-    }
-}
-
-fn squares(row: &[f32]) -> f64 {
-    row.iter().fold(0.0, |sum, &value| sum + f64::from(value) * f64::from(value))
-}
 
 impl Table {
     /// Trains: sums the gradients of equal keys (in f32, in input order), then runs the table's optimizer on each row.
@@ -205,6 +130,18 @@ impl TableInner {
             self.context.captures.wait_for(image_bytes)?;
         }
         let plans = lock(&self.updates);
+        self.update_alone(plans, first, op, given, update)
+    }
+
+    /// With the lock that keeps other updates out.
+    pub(super) fn update_alone(
+        &self,
+        plans: MutexGuard<'_, Vec<Plan>>,
+        first: impl FnOnce() -> Result<()>,
+        op: Op,
+        given: Given<'_>,
+        update: &Update,
+    ) -> Result<usize> {
         let schema = self.schema();
         let scale = match op {
             Op::Gradients => update.scale_of(std::iter::once((given.values, given.keys.len(), schema.dim())))?,
@@ -250,13 +187,11 @@ impl TableInner {
     }
 
     pub(super) fn begin(&self, schema: &TableSchema, op: Op, update: &Update) -> Result<Batch> {
-        if let Some(rate) = update.learning_rate {
-            let option = "learning_rate";
-            Optimizer::validate_learning_rate(rate).map_err(|what| Error::InvalidOption { option, what })?;
-        }
+        let segments = schema.segments_ref();
+        let invalid = |option| move |what| Error::InvalidOption { option, what };
+        update.rates.validate(segments.len()).map_err(invalid("learning_rate"))?;
         if op == Op::Gradients {
-            let missing = |what| Error::InvalidOption { option: "step", what };
-            schema.optimizer_ref().check_step(update.learning_rate, update.step).map_err(missing)?;
+            Steps::check(segments, &update.rates, update.step).map_err(invalid("step"))?;
         }
         let clock = lock(&self.context.clock);
         let time = match op {
@@ -270,7 +205,7 @@ impl TableInner {
             time,
             clock: clock.now().max(time),
             number: self.context.batches.load(Ordering::Relaxed),
-            step: schema.optimizer_ref().step(update.learning_rate, update.step),
+            steps: Steps::new(segments, &update.rates, update.step),
             scale: 1.0,
         })
     }

@@ -10,7 +10,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use embedrock::testing::{CrashMode, FaultKind, FaultSpan, SimFs, SyncClass};
-use embedrock::{Admission, Error, Expiry, Initializer, Optimizer, Store, StoreOptions, Table, TableSchema, Ticket, Update};
+use embedrock::{
+    Admission, Error, Expiry, Initializer, Optimizer, Segment, Store, StoreOptions, Table, TableSchema, Ticket, Update,
+};
 
 const DIM: usize = 3;
 const START: u64 = 1_700_000_000;
@@ -44,8 +46,10 @@ fn schemas() -> [TableSchema; 2] {
     [
         TableSchema::new("expiring", DIM).optimizer(Optimizer::adagrad(0.1)).expiry(Expiry::after_secs(40)),
         TableSchema::new("admitting", DIM)
-            .optimizer(Optimizer::adam(0.01))
-            .initializer(Initializer::normal(0.1))
+            .segments([
+                Segment::new(DIM - 1).optimizer(Optimizer::adam(0.01)).initializer(Initializer::normal(0.1)),
+                Segment::new(1).optimizer(Optimizer::ftrl(0.1)).initializer(Initializer::constant(0.5)),
+            ])
             .admission(Admission::count(2)),
     ]
 }
