@@ -9,7 +9,7 @@ use memmap2::{Advice, MmapOptions, MmapRaw};
 
 use super::{Entry, META_BYTES, RowMeta};
 use crate::error::{Error, Result};
-use crate::memory::map_anonymous;
+use crate::memory::{map_anonymous, mapped_bytes};
 
 /// Where slabs live.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,7 +39,7 @@ unsafe impl Sync for Chunk {}
 impl Chunk {
     /// Bytes of a chunk of `rows` rows.
     pub(super) fn bytes(rows: usize, lanes: usize) -> usize {
-        (rows * (META_BYTES + lanes * 4)).next_multiple_of(4096)
+        mapped_bytes(rows * (META_BYTES + lanes * 4))
     }
 
     pub(super) fn map(rows: usize, lanes: usize, backing: &Backing) -> Result<Chunk> {
