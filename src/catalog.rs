@@ -86,6 +86,7 @@ impl Catalog {
                     return Err(LoadError::Invalid(format!("table '{}' becomes '{}'", known.name(), schema.name())));
                 }
                 known.check_same_identity(&schema).map_err(|error| error.to_string())?;
+                table.reserve_for(&schema)?;
                 table.set_schema(schema);
                 Ok(())
             }
@@ -115,6 +116,10 @@ impl Catalog {
                 }
                 Ok(())
             }
+            Frame::Filter { table, images } => match self.need(*table)?.filter().load(images) {
+                true => Ok(()),
+                false => Err(LoadError::Invalid(format!("part {} of an admission filter", images.partition))),
+            },
             Frame::State(_) | Frame::Commit(_) => Ok(()),
         }
     }

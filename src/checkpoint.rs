@@ -8,6 +8,7 @@
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
+use crate::admission::PARTITIONS;
 use crate::catalog::Catalog;
 use crate::context::read;
 use crate::delta::{FRAME_BYTES, write_part};
@@ -22,6 +23,8 @@ use crate::table::TableInner;
 
 /// Buckets of an index copied under one lock.
 const BUCKETS_A_VISIT: usize = 64;
+/// Lines of an admission filter copied under one lock.
+const LINES_A_VISIT: usize = 1024;
 
 /// Where and after what a base is written.
 pub(crate) struct BasePlan<'a> {
@@ -119,6 +122,16 @@ fn write_table(writer: &mut LogWriter, table: &TableInner) -> Result<()> {
             if done || part.images.len() >= FRAME_BYTES {
                 write_part(table, &mut part, &mut |frame| writer.append(frame))?;
             }
+        }
+    }
+    if table.filter_bytes() == 0 {
+        return Ok(());
+    }
+    for partition in 0..PARTITIONS {
+        let mut line = Some(0);
+        while let Some(from) = line {
+            line = table.filter().scan(partition, from, LINES_A_VISIT, &mut part.filter);
+            write_part(table, &mut part, &mut |frame| writer.append(frame))?;
         }
     }
     Ok(())

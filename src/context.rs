@@ -41,6 +41,10 @@ impl Captures {
         Captures { limit, used: AtomicUsize::new(0), stuck: Mutex::default(), changed: Condvar::new(), waits: Meter::default() }
     }
 
+    pub(crate) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
     /// Whether batches will soon wait for room.
     pub(crate) fn is_crowded(&self) -> bool {
         self.used.load(Ordering::Relaxed) > self.limit / 4
@@ -86,6 +90,32 @@ impl Captures {
             stuck = self.changed.wait(stuck).unwrap_or_else(PoisonError::into_inner);
         }
         Ok(())
+    }
+}
+
+/// Wakes the thread that frees expired rows.
+#[derive(Debug, Default)]
+pub(crate) struct Sweeps {
+    pub(crate) state: Mutex<SweepState>,
+    pub(crate) changed: Condvar,
+}
+
+/// What the sweeping thread is to do.
+#[derive(Debug, Default)]
+pub(crate) struct SweepState {
+    pub(crate) due: bool,
+    pub(crate) closed: bool,
+}
+
+impl Sweeps {
+    pub(crate) fn wake(&self) {
+        lock(&self.state).due = true;
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn close(&self) {
+        lock(&self.state).closed = true;
+        self.changed.notify_all();
     }
 }
 
@@ -147,6 +177,7 @@ pub(crate) struct Context {
     /// Counts the cuts: changes go into the delta of this epoch.
     pub(crate) epoch: AtomicU64,
     pub(crate) captures: Captures,
+    pub(crate) sweeps: Sweeps,
     /// How long batches waited.
     pub(crate) meters: Meters,
     /// Batches applied since the store was made; part of each commit.

@@ -46,6 +46,18 @@ pub enum Bug {
     DuplicatesLost,
     /// An expired row is read.
     ExpiredRowRead,
+    /// A row that a delta needs as it was alive at its cut is freed once it is expired.
+    OwedRowSwept,
+    /// A row that expired by an earlier time to live lives again by a longer one.
+    ExpiredRowRevived,
+    /// The keys of a feature slot live as all others do.
+    SlotExpiryIgnored,
+    /// Changed lines of an admission filter are missing from a delta.
+    FilterLinesLost,
+    /// A line of an admission filter changes although the delta being written still needs it as it was.
+    FilterLineNotKept,
+    /// An admission filter counts on what it should have forgotten.
+    OldCountsKept,
     /// The index loses a key when it grows.
     KeyLostInGrowth,
     /// A key beyond its full home bucket is not counted there.
@@ -73,7 +85,7 @@ impl Bug {
 
     /// All the others.
     #[cfg(feature = "testing")]
-    pub const ALL: [Bug; 27] = [
+    pub const ALL: [Bug; 33] = [
         Bug::NewerTakenForUncommitted,
         Bug::CommittedTakenForCold,
         Bug::DemotedImageLost,
@@ -94,6 +106,12 @@ impl Bug {
         Bug::MarkTooEarly,
         Bug::DuplicatesLost,
         Bug::ExpiredRowRead,
+        Bug::OwedRowSwept,
+        Bug::ExpiredRowRevived,
+        Bug::SlotExpiryIgnored,
+        Bug::FilterLinesLost,
+        Bug::FilterLineNotKept,
+        Bug::OldCountsKept,
         Bug::KeyLostInGrowth,
         Bug::OverflowNotCounted,
         Bug::FlagsKept,

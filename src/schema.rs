@@ -1,13 +1,18 @@
 //! What a table is: its name, the layout of its rows, and how rows begin, learn, are admitted and expire.
 #![forbid(unsafe_code)]
 
+mod rules;
+
+use rules::Rules;
+
 use crate::admission::Admission;
 use crate::codec::Reader;
 use crate::error::{Error, Result};
-use crate::expiry::Expiry;
+use crate::expiry::{Expiry, Lifetime, Lifetimes};
 use crate::initializer::Initializer;
 use crate::optimizer::Optimizer;
 use crate::segments::{self, MAX_SEGMENTS, Segment};
+use crate::types::{Key, UnixSeconds, slot_of};
 
 /// The longest name of a table, in bytes.
 pub(crate) const MAX_NAME_BYTES: usize = 255;
@@ -25,6 +30,14 @@ mod part {
     pub(super) const LEARNING: u8 = 1;
     /// All segments, of rows that have several. What stands before the parts is the first one's.
     pub(super) const SEGMENTS: u8 = 2;
+    /// What a sliding filter is made for.
+    pub(super) const SLIDING: u8 = 3;
+    /// Thresholds, and times to live, of feature slots.
+    pub(super) const SLOT_THRESHOLDS: u8 = 4;
+    pub(super) const SLOT_EXPIRIES: u8 = 5;
+    /// The time before which rows stay expired: of the table, of feature slots.
+    pub(super) const EXPIRED_BEFORE: u8 = 6;
+    pub(super) const SLOTS_EXPIRED_BEFORE: u8 = 7;
 }
 
 /// What a lookup of a key without a row yields.
@@ -56,7 +69,7 @@ pub struct TableSchema {
     /// A setter for rows that are one segment, called where there are several.
     misplaced: Option<&'static str>,
     admission: Admission,
-    expiry: Expiry,
+    rules: Rules,
     missing: Missing,
 }
 
@@ -69,7 +82,7 @@ impl TableSchema {
             segments: vec![Segment::new(dim)],
             misplaced: None,
             admission: Admission::always(),
-            expiry: Expiry::never(),
+            rules: Rules::default(),
             missing: Missing::Initial,
         }
     }
@@ -121,7 +134,33 @@ impl TableSchema {
     /// Sets after which inactivity a row counts as absent.
     #[must_use]
     pub fn expiry(mut self, expiry: Expiry) -> Self {
-        self.expiry = expiry;
+        self.rules.lifetimes.table.expiry = expiry;
+        self
+    }
+
+    /// Sets another threshold for the keys of a feature slot (0 to 32,767: [`slot_of`](crate::slot_of) of the key), in the place of that of
+    /// the table's admission, which must have one. 0 and 1 admit at once.
+    ///
+    /// ```
+    /// use embedrock::{Admission, Expiry, TableSchema};
+    /// let features = TableSchema::new("features", 16)
+    ///     .admission(Admission::count(5))
+    ///     .slot_threshold(3, 1) // few values, all worth a row
+    ///     .slot_threshold(12, 20) // queries: most are never seen again
+    ///     .expiry(Expiry::after_secs(30 * 86_400))
+    ///     .slot_expiry(12, Expiry::after_secs(86_400));
+    /// # drop(features);
+    /// ```
+    #[must_use]
+    pub fn slot_threshold(mut self, slot: u16, threshold: u32) -> Self {
+        self.rules.thresholds.insert(slot, threshold);
+        self
+    }
+
+    /// Sets another expiry for the keys of a feature slot (0 to 32,767: [`slot_of`](crate::slot_of) of the key).
+    #[must_use]
+    pub fn slot_expiry(mut self, slot: u16, expiry: Expiry) -> Self {
+        self.rules.lifetimes.slots.insert(slot, Lifetime { expiry, floor: 0 });
         self
     }
 
@@ -165,8 +204,35 @@ impl TableSchema {
         &self.admission
     }
 
-    pub(crate) fn expiry_ref(&self) -> &Expiry {
-        &self.expiry
+    /// The rule for a key: that of its feature slot, if it has one.
+    pub(crate) fn admission_of(&self, key: Key) -> Admission {
+        let thresholds = &self.rules.thresholds;
+        let threshold = if thresholds.is_empty() { None } else { thresholds.get(&slot_of(key)) };
+        threshold.map_or(self.admission, |threshold| self.admission.with_threshold(*threshold))
+    }
+
+    pub(crate) fn lifetimes(&self) -> &Lifetimes {
+        &self.rules.lifetimes
+    }
+
+    fn with_lifetimes(mut self, lifetimes: Lifetimes) -> TableSchema {
+        self.rules.lifetimes = lifetimes;
+        self
+    }
+
+    /// The schema of a table that begins: nothing of it is expired.
+    pub(crate) fn begun(self) -> TableSchema {
+        let lifetimes = self.lifetimes().without_floors();
+        self.with_lifetimes(lifetimes)
+    }
+
+    /// The settings of `next`, if they differ; what is expired at `clock` under those of this schema stays so.
+    pub(crate) fn changed_to(&self, next: &TableSchema, clock: UnixSeconds) -> Option<TableSchema> {
+        let same = next.clone().with_lifetimes(self.lifetimes().clone()) == *self;
+        if same && self.lifetimes().same_rules(next.lifetimes()) {
+            return None;
+        }
+        Some(next.clone().with_lifetimes(self.lifetimes().then(next.lifetimes(), clock)))
     }
 
     pub(crate) fn missing_value(&self) -> Missing {
@@ -199,7 +265,7 @@ impl TableSchema {
             let place = if at == 0 { String::new() } else { format!("in segment {at}, ") };
             segment.validate().or_else(|what| invalid(place + &what))?;
         }
-        self.expiry.validate().or_else(invalid)
+        self.rules.validate(&self.admission).or_else(invalid)
     }
 
     /// Refuses a schema whose rows could not be those of this one.
@@ -226,6 +292,7 @@ impl TableSchema {
             [_] => {}
             _ => parts.push((part::SEGMENTS, segments::encode(&self.segments))),
         }
+        parts.extend(self.rules.parts(&self.admission));
         parts
     }
 
@@ -237,7 +304,7 @@ impl TableSchema {
                 only.optimizer = only.optimizer.decode_more(reader)?;
             }
             part::SEGMENTS => self.segments = segments::decode(reader)?,
-            _ => return None,
+            _ => self.rules.take_part(kind, reader, &mut self.admission)?,
         }
         Some(())
     }
@@ -260,7 +327,7 @@ impl TableSchema {
         let (kind, param) = self.admission.encode();
         out.push(kind);
         out.extend_from_slice(&param.to_le_bytes());
-        out.extend_from_slice(&self.expiry.encode().to_le_bytes());
+        out.extend_from_slice(&self.rules.lifetimes.table.expiry.encode().to_le_bytes());
         out.push(match self.missing {
             Missing::Initial => 0,
             Missing::Zeros => 1,
@@ -310,7 +377,8 @@ impl TableSchema {
         }
         let initializer = Initializer::decode(kind, param)?;
         let admission = Admission::decode(reader.u8()?, reader.u32()?)?;
-        let expiry = Expiry::decode(reader.u32()?);
+        let mut rules = Rules::default();
+        rules.lifetimes.table.expiry = Expiry::decode(reader.u32()?);
         let missing = match reader.u8()? {
             0 => Missing::Initial,
             1 => Missing::Zeros,
@@ -322,7 +390,7 @@ impl TableSchema {
             segments: vec![Segment::new(dim).optimizer(optimizer).initializer(initializer)],
             misplaced: None,
             admission,
-            expiry,
+            rules,
             missing,
         };
         if schema_version == VERSION_WITH_PARTS {

@@ -10,6 +10,18 @@ pub type Key = u64;
 /// Seconds since the unix epoch, of the *event* a batch was made of, not of the wall clock.
 pub type UnixSeconds = u32;
 
+/// The feature slot of a key, as Monolith lays its ids out: bits 48 to 62. Rules for slots are for ids made that way.
+///
+/// ```
+/// assert_eq!(embedrock::slot_of(7 << 48 | 12_345), 7);
+/// ```
+pub fn slot_of(key: Key) -> u16 {
+    (key >> 48) as u16 & MAX_SLOT
+}
+
+/// The largest feature slot.
+pub(crate) const MAX_SLOT: u16 = 0x7fff;
+
 /// A table's number within its store, never reused. The name is in the table's schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct TableId(pub(crate) u32);

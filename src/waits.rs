@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Waits of one kind since a store was opened.
+/// Waits of one kind, or work, since a store was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wait {
     /// How many.
@@ -80,6 +80,9 @@ impl Meter {
 pub(crate) struct Meters {
     pub(crate) gate: Meter,
     pub(crate) shards: Meter,
+    /// Not waits: how long it took to write commits and bases.
+    pub(crate) commits: Meter,
+    pub(crate) checkpoints: Meter,
 }
 
 #[cfg(test)]

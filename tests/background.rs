@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use embedrock::{Admission, At, CommitId, CommitPolicy, Initializer, Optimizer, Store, StoreOptions, TableSchema, Update};
+use embedrock::{
+    Admission, At, CommitId, CommitPolicy, Expiry, Initializer, Optimizer, Store, StoreOptions, TableSchema, Update,
+};
 
 /// The value of each table's groups.
 type Values = BTreeMap<(String, u64), u64>;
@@ -197,4 +199,32 @@ fn an_open_store_is_verified_while_it_works() {
     std::fs::write(&log, bytes).unwrap();
     let damage = store.verify().unwrap().damage;
     assert!(damage.iter().any(|damage| damage.path == log), "{damage:?}");
+}
+
+/// Expired rows leave memory though nobody asks for their room, and those that come next take their places.
+#[test]
+fn expired_rows_leave_memory_by_themselves() {
+    const T: u64 = 1_700_000_000;
+    let dir = tempfile::tempdir().unwrap();
+    let options = StoreOptions::default().memory_budget(64 << 20).threads(1);
+    let store = Store::open(dir.path().join("s"), options).unwrap();
+    let schema = TableSchema::new("t", 16).expiry(Expiry::after_secs(100)).slot_expiry(5, Expiry::never());
+    let table = store.create_table(schema).unwrap();
+    let rows = vec![0.5; 20_000 * 16];
+    let keys = |from: u64| (from..from + 20_000).collect::<Vec<u64>>();
+    table.assign(&keys(0), &rows, &Update::at(T)).unwrap();
+    table.assign(&[5 << 48], &rows[..16], &Update::at(T)).unwrap();
+    store.commit(b"").unwrap();
+    let before = store.stats().tables[0].clone();
+    assert_eq!((before.hot_rows, before.expired), (20_001, 0));
+    // Moves the clock, which wakes the thread.
+    table.assign(&[u64::MAX], &rows[..16], &Update::at(T + 100)).unwrap();
+    while store.stats().tables[0].hot_rows > 2 {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert_eq!(store.stats().tables[0].expired, 20_000);
+    assert!(table.contains(5 << 48).unwrap() && !table.contains(7).unwrap());
+    table.assign(&keys(1 << 32), &rows, &Update::at(T + 101)).unwrap();
+    let after = store.stats().tables[0].clone();
+    assert!(after.hot_rows == 20_002 && after.memory_bytes <= before.memory_bytes + (1 << 20), "{before:?} {after:?}");
 }

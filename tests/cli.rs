@@ -5,7 +5,9 @@
 
 mod command;
 
-use std::io::{Read, Write};
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::process::Stdio;
 
 use command::Place;
@@ -280,4 +282,40 @@ fn a_copy_elsewhere_is_sent_listed_and_restored() {
     place.fails("restore --from s3://bucket/x --to w", 1, &["Cargo feature s3"]);
     place.fails("restore s --from elsewhere --to w", 2, &[]);
     place.fails("restore --from nothing-here --to w", 1, &["no copy in nothing-here"]);
+}
+
+/// While a job runs Prometheus is answered, and the store's status can be followed without opening it.
+#[test]
+fn a_running_job_tells_its_figures() {
+    let place = Place::new();
+    place.fails("inspect none --watch", 1, &["no STATUS"]);
+    let mut job = place.start("train deepfm --store s --samples 100000000 --metrics 127.0.0.1:0");
+    let mut said = BufReader::new(job.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let address =
+        said.find_map(|line| Some(line.strip_prefix("metrics at http://")?.strip_suffix("/metrics")?.to_owned())).unwrap();
+    let get = |path: &str| {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: here\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let trained = |answer: &str| answer.lines().any(|line| line.starts_with("embedrock_batches_total ") && !line.ends_with(" 0"));
+    let mut answer = get("/metrics");
+    while !trained(&answer) {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        answer = get("/metrics");
+    }
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("# TYPE embedrock_hot_rows gauge"), "{answer}");
+    assert!(answer.contains("embedrock_looked_up_keys_total{table=\"") && get("/other").starts_with("HTTP/1.1 404"));
+    let lines = place.ok("inspect s --watch --every 0.1 --lines 2");
+    assert!(lines.lines().count() == 2 && lines.contains("lookups/s") && lines.contains("memory"), "{lines}");
+    let line: serde_json::Value = serde_json::from_str(&place.ok("inspect s --watch --lines 1 --json")).unwrap();
+    assert!(line["pid"] == job.id() && line["figures"]["embedrock_memory_budget_bytes"].as_f64().unwrap() > 0.0, "{line}");
+    job.kill().unwrap();
+    job.wait().unwrap();
+    // What it left says nothing about rows: the store opens as ever.
+    place.ok("inspect s");
+    fs::write(place.path("s/STATUS"), "embedrock_rows 7\n# crc 00000000\n").unwrap();
+    place.fails("inspect s --watch", 1, &["checksum"]);
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use embedrock::{
     Admission, At, CommitId, Expiry, Initializer, Optimizer, Schedule, Segment, Store, StoreOptions, Table, TableSchema, Update,
-    restore_with, verify,
+    restore_with, slot_of, verify,
 };
 
 /// Of what this program writes.
@@ -22,6 +22,10 @@ type Schemas = fn() -> Vec<TableSchema>;
 
 /// The sets, each with the tables of its store: of schemas that the first version can hold, and of those that it cannot.
 const SETS: [(&str, Schemas); 2] = [("v1", schemas), ("v1-schema-2", newer_schemas)];
+/// A sliding filter, rules of feature slots and a time to live that becomes longer: they stand in logs and bases, whatever the cold tier.
+const RULES: (&str, Schemas, &str) = ("v1-rules", schemas_with_rules, "twin");
+/// A table of those that lives longer from the second commit on.
+const LONGER: &str = "longer";
 const DIM: usize = 3;
 const T: u64 = 1_700_000_000;
 /// What was written with RocksDB only a program with RocksDB can read.
@@ -32,7 +36,7 @@ fn set(name: &str, cold: &str) -> PathBuf {
 }
 
 fn sets() -> impl Iterator<Item = (&'static str, Schemas, &'static str)> {
-    SETS.into_iter().flat_map(|(name, schemas)| COLD.iter().map(move |cold| (name, schemas, *cold)))
+    SETS.into_iter().flat_map(|(name, schemas)| COLD.iter().map(move |cold| (name, schemas, *cold))).chain([RULES])
 }
 
 fn options(cold: &str) -> StoreOptions {
@@ -76,6 +80,22 @@ fn newer_schemas() -> Vec<TableSchema> {
 }
 
 /// Batches of the first version's tables name no step: their Adam counts by itself.
+/// As the first set's, with rules of feature slots.
+fn schemas_with_rules() -> Vec<TableSchema> {
+    const KEY: u64 = 0x0123_4567_89ab_cdef;
+    let new = |name: &str| TableSchema::new(name, DIM);
+    vec![
+        new("sliding")
+            .admission(Admission::sliding(2, 9, 500))
+            .slot_threshold(slot_of(KEY), 1)
+            .slot_threshold(slot_of(3 * KEY), 30),
+        new(LONGER).optimizer(Optimizer::adagrad(0.1)).expiry(Expiry::after_secs(4)),
+        new("slots").slot_expiry(slot_of(2 * KEY), Expiry::never()).slot_expiry(slot_of(5 * KEY), Expiry::after_secs(1)),
+        new("counted").optimizer(Optimizer::adam(0.01)).admission(Admission::count(2)).slot_threshold(slot_of(KEY), 4),
+        new("drawn").admission(Admission::probabilistic(2)).slot_threshold(slot_of(7 * KEY), 1),
+    ]
+}
+
 fn train(table: &Table, number: u64) {
     let known = schemas().iter().any(|schema| schema.name() == table.name());
     let update = if known { Update::at(T + number) } else { Update::at(T + number).step(number + 1) };
@@ -96,7 +116,11 @@ fn write(dir: &Path, schemas: &[TableSchema], cold: &str) -> String {
         tables[0].remove(&[0, 31 * 0x0123_4567_89ab_cdef]).unwrap();
         tables[1].assign(&[u64::MAX], &[f32::MIN_POSITIVE, -0.0, 1e30], &Update::at(T)).unwrap();
         match commit {
-            1 => drop(store.create_table(schemas[1].clone().optimizer(Optimizer::adagrad(0.3)))),
+            1 => {
+                let changed = schemas[1].clone().optimizer(Optimizer::adagrad(0.3));
+                let longer = schemas[1].name() == LONGER;
+                drop(store.create_table(if longer { changed.expiry(Expiry::after_secs(11)) } else { changed }));
+            }
             2 => store.drop_table(schemas[schemas.len() - 1].name()).unwrap(),
             _ => {}
         }

@@ -7,11 +7,11 @@
 
 mod map;
 
-use map::{Op, Place, Rules, run};
+use map::{Op, Place, Rules, SLOT, run};
 use proptest::prelude::*;
 
 fn keys() -> impl Strategy<Value = u64> {
-    prop_oneof![8 => 0u64..12, 4 => 0u64..60, 1 => Just(u64::MAX), 1 => Just(1u64 << 63)]
+    prop_oneof![8 => 0u64..12, 4 => 0u64..60, 1 => Just(u64::MAX), 1 => Just(1u64 << 63), 2 => (0u64..8).prop_map(|key| u64::from(SLOT) << 48 | key)]
 }
 
 fn pairs() -> impl Strategy<Value = Vec<(u64, i8)>> {
@@ -34,12 +34,27 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => (0usize..6).prop_map(Op::OpenAt),
         1 => (0usize..6).prop_map(Op::Restore),
         1 => Just(Op::Verify),
+        2 => Just(Op::Sweep),
+        1 => (threshold(), ttl()).prop_map(|(admission, ttl)| Op::Change(admission, ttl)),
     ];
     proptest::collection::vec(op, 1..60)
 }
 
+fn threshold() -> impl Strategy<Value = u32> {
+    prop_oneof![4 => Just(1u32), 4 => Just(3), 1 => Just(15)]
+}
+
+fn ttl() -> impl Strategy<Value = u32> {
+    prop_oneof![4 => Just(0u32), 4 => Just(30), 1 => Just(200)]
+}
+
 fn rules() -> impl Strategy<Value = Rules> {
-    (prop_oneof![Just(1u32), Just(3)], prop_oneof![Just(0u32), Just(30)]).prop_map(|(admission, ttl)| Rules { admission, ttl })
+    (threshold(), ttl(), any::<bool>(), any::<bool>()).prop_map(|(admission, ttl, sliding, slots)| Rules {
+        admission,
+        ttl,
+        sliding,
+        slots,
+    })
 }
 
 proptest! {

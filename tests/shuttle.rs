@@ -16,7 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use embedrock::testing::{Bug, CrashMode, FaultKind, FaultSpan, SimFs, plant};
 use embedrock::{
-    At, CommitPolicy, GradientRequest, Initializer, LookupRequest, Optimizer, Result, Store, StoreOptions, TableSchema, Update,
+    At, CommitPolicy, Expiry, GradientRequest, Initializer, LookupRequest, Optimizer, Result, Store, StoreOptions, TableSchema,
+    Update, slot_of,
 };
 use shuttle::rand::Rng;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
@@ -24,6 +25,10 @@ use shuttle::{Config, FailurePersistence, Runner, thread};
 
 const TABLES: [&str; 2] = ["a", "b"];
 const WRITERS: u64 = 2;
+/// Rows of a feature slot that expire while the writers move the clock, updated once, at this time, before any thread begins.
+const PASSING: [u64; 3] = [9 << 48, 9 << 48 | 1, 9 << 48 | 2];
+const PASSING_AT: u64 = 1;
+const PASSING_SECS: u32 = 3;
 /// Steps that PCT gives priorities to.
 const DEPTH: usize = 4;
 
@@ -89,7 +94,14 @@ impl Case {
     }
 
     fn schema(self, name: &str) -> TableSchema {
-        TableSchema::new(name, self.dim).optimizer(Optimizer::sgd(1.0)).initializer(Initializer::zeros())
+        let schema = TableSchema::new(name, self.dim).optimizer(Optimizer::sgd(1.0)).initializer(Initializer::zeros());
+        schema.slot_expiry(slot_of(PASSING[0]), Expiry::after_secs(PASSING_SECS))
+    }
+
+    /// After the first commit: in each later one they are alive, or expired by its clock, whenever they left memory.
+    fn pass(self, store: &Store) {
+        let rows = vec![7.0; PASSING.len() * self.dim];
+        store.table(TABLES[0]).unwrap().assign(&PASSING, &rows, &Update::at(PASSING_AT)).unwrap();
     }
 
     fn write(self, store: &Store, progress: &Progress, writer: u64) -> Result<()> {
@@ -123,6 +135,9 @@ impl Case {
             };
             table.for_each_row(visit).unwrap();
         }
+        let alive = commit.id.sequence > 1 && u64::from(commit.clock.unwrap_or(0)) < PASSING_AT + u64::from(PASSING_SECS);
+        let passing = PASSING.iter().filter(|key| rows.get(&(0, **key)) == Some(&7.0)).count();
+        assert_eq!(passing, if alive { PASSING.len() } else { 0 }, "commit {} at {:?}", commit.id, commit.clock);
         for writer in 0..WRITERS {
             let counts: Vec<u64> = commit.state.as_chunks::<8>().0.iter().map(|count| u64::from_le_bytes(*count)).collect();
             let own: Rows = rows.iter().filter(|((_, key), _)| key / 1000 == writer).map(|(k, v)| (*k, *v)).collect();
@@ -214,6 +229,7 @@ fn run(case: Case) {
     let progress = Arc::new(Progress::default());
     // Nothing has changed since: a base begun now may count as valid by itself.
     progress.acknowledge(store.commit(&progress.state()).unwrap().sequence);
+    case.pass(&store);
     if case.fails {
         fs.fail_nth(shuttle::rand::thread_rng().gen_range(1..120), FaultKind::Io, FaultSpan::Once);
     }

@@ -18,7 +18,8 @@ struct Input {
 
 impl<'a> Arbitrary<'a> for Input {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Input> {
-        let rules = Rules { admission: if u.arbitrary()? { 1 } else { 3 }, ttl: if u.arbitrary()? { 0 } else { 30 } };
+        let (admission, ttl) = (if u.arbitrary()? { 1 } else { 3 }, if u.arbitrary()? { 0 } else { 30 });
+        let rules = Rules { admission, ttl, sliding: u.arbitrary()?, slots: u.arbitrary()? };
         let hot = if u.arbitrary()? { Some(u.int_in_range(0..=8)?) } else { None };
         let mut ops = Vec::new();
         while !u.is_empty() && ops.len() < 80 {

@@ -20,6 +20,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use crate::error::Result;
+use crate::expiry::Horizons;
 use crate::types::{TableId, UnixSeconds};
 
 #[cfg(feature = "rocksdb")]
@@ -63,8 +64,11 @@ pub(crate) trait ColdTier: Send + Sync {
     /// Each table is of one moment, no older than the call. After an error `dir` may exist, incomplete.
     fn checkpoint(&self, dir: &Path) -> Result<()>;
 
-    /// Lets compactions drop values whose time is at or before the horizon. Not kept in a checkpoint.
-    fn expire_through(&self, table: TableId, horizon: Option<UnixSeconds>);
+    /// Lets compactions drop values whose time is before the horizon of their key. Not kept in a checkpoint.
+    fn expire(&self, table: TableId, horizons: Horizons);
+
+    /// The keys of a table, about; what waits to be merged counts twice.
+    fn keys(&self, table: TableId) -> u64;
 
     /// The bytes of memory held.
     fn memory_bytes(&self) -> usize;

@@ -12,8 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::compaction_filter::{CompactionFilter, Decision};
@@ -25,7 +24,8 @@ use rocksdb::{
 
 use crate::cold::{ColdBatch, ColdTier, TIME_BYTES, link, time_of};
 use crate::error::{Error, Result};
-use crate::types::{TableId, UnixSeconds};
+use crate::expiry::Horizons;
+use crate::types::{TableId, unmix};
 
 /// The least memory RocksDB runs in.
 pub(crate) const MIN_MEMORY: usize = 8 << 20;
@@ -243,12 +243,17 @@ impl ColdTier for RocksCold {
         link::seal(dir)
     }
 
-    fn expire_through(&self, table: TableId, horizon: Option<UnixSeconds>) {
+    fn expire(&self, table: TableId, horizons: Horizons) {
         self.read_tables(|tables| {
             if let Some(known) = tables.get(&table) {
-                known.horizon.set(horizon);
+                known.horizon.set(horizons);
             }
         });
+    }
+
+    fn keys(&self, table: TableId) -> u64 {
+        let Some(family) = self.db.cf_handle(&name_of(table)) else { return 0 };
+        self.db.property_int_value_cf(&family, properties::ESTIMATE_NUM_KEYS).ok().flatten().unwrap_or(0)
     }
 
     fn memory_bytes(&self) -> usize {
@@ -310,7 +315,7 @@ fn options(memory: usize, cache: &Cache, buffers: &WriteBufferManager) -> Option
 
 fn table_options(base: &Options, horizon: &Arc<Horizon>) -> Options {
     let mut options = base.clone();
-    options.set_compaction_filter_factory(Expiry(Arc::clone(horizon)));
+    options.set_compaction_filter_factory(Filters(Arc::clone(horizon)));
     options
 }
 
@@ -321,23 +326,33 @@ fn read_options(fill_cache: bool) -> ReadOptions {
     options
 }
 
-/// The last expired second of a table, plus one; zero when nothing expires.
+/// What of a table is expired by now.
 #[derive(Default)]
-struct Horizon(AtomicU64);
+struct Horizon(Mutex<Arc<Horizons>>);
 
 impl Horizon {
-    fn set(&self, horizon: Option<UnixSeconds>) {
-        self.0.store(horizon.map_or(0, |second| u64::from(second) + 1), Ordering::Relaxed);
+    fn set(&self, horizons: Horizons) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if **known != horizons {
+            *known = Arc::new(horizons);
+        }
+    }
+
+    fn get(&self) -> Arc<Horizons> {
+        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Makes the filters of one table's compactions, and is one.
-struct Expiry(Arc<Horizon>);
+/// Makes the filters of one table's compactions.
+struct Filters(Arc<Horizon>);
 
-impl CompactionFilterFactory for Expiry {
+/// Drops what was expired when its compaction began.
+struct Expiry(Arc<Horizons>);
+
+impl CompactionFilterFactory for Filters {
     type Filter = Expiry;
     fn create(&mut self, _context: CompactionFilterContext) -> Expiry {
-        Expiry(Arc::clone(&self.0))
+        Expiry(self.0.get())
     }
     fn name(&self) -> &CStr {
         c"embedrock.expiry"
@@ -345,9 +360,10 @@ impl CompactionFilterFactory for Expiry {
 }
 
 impl CompactionFilter for Expiry {
-    fn filter(&mut self, _level: u32, _key: &[u8], value: &[u8]) -> Decision {
-        let horizon = self.0.0.load(Ordering::Relaxed);
-        if time_of(value).is_some_and(|time| u64::from(time) < horizon) { Decision::Remove } else { Decision::Keep }
+    fn filter(&mut self, _level: u32, key: &[u8], value: &[u8]) -> Decision {
+        let key = key.first_chunk().map(|key| unmix(u64::from_be_bytes(*key)));
+        let gone = key.zip(time_of(value)).is_some_and(|(key, time)| self.0.passed(key, time));
+        if gone { Decision::Remove } else { Decision::Keep }
     }
     fn name(&self) -> &CStr {
         c"embedrock.expiry"

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use super::twin::{TwinCold, TwinFaults, TwinOptions};
 use super::{ColdBatch, ColdTier};
 use crate::error::{Error, Result};
+use crate::expiry::Horizons;
 use crate::types::{TableId, mix};
 
 const T: TableId = TableId(3);
@@ -193,8 +194,8 @@ fn only_expired_rows_may_go() {
     each(|open, dir| {
         let cold = open(&dir.join("live"), None).unwrap();
         cold.create_table(T, 20).unwrap();
-        cold.expire_through(TableId(99), Some(1));
-        cold.expire_through(T, Some(50));
+        cold.expire(TableId(99), Horizons::before(2));
+        cold.expire(T, Horizons::before(51));
         for round in 0..20u64 {
             let rows: Vec<(u64, u32)> = (0..100).map(|i| (round * 100 + i, i as u32)).collect();
             put(&*cold, &rows);
@@ -204,7 +205,7 @@ fn only_expired_rows_may_go() {
         let kept = found.iter().filter(|(key, _)| key % 100 > 50).count();
         assert_eq!(kept, 20 * 49);
         assert!(found.iter().all(|(key, v)| *v == value(*key, (key % 100) as u32)));
-        cold.expire_through(T, None);
+        cold.expire(T, Horizons::default());
     });
 }
 
@@ -332,7 +333,7 @@ fn rocks_compactions_drop_expired_rows() {
     cold.checkpoint(&base).unwrap();
     drop(cold);
     let cold = super::rocks::RocksCold::open(&live, Some(&base), MEMORY).unwrap();
-    cold.expire_through(T, Some(10));
+    cold.expire(T, Horizons::before(11));
     put(&cold, &[(5, 1)]);
     cold.compact(T).unwrap();
     assert_eq!(all(&cold).iter().map(|row| row.0).collect::<Vec<_>>(), [2, 4]);

@@ -11,9 +11,10 @@ use std::sync::{Arc, PoisonError};
 use crate::cold::rows::{self, Rows, Writer};
 use crate::cold::{ColdBatch, ColdTier, time_of};
 use crate::error::{Error, Result};
+use crate::expiry::Horizons;
 use crate::fs::Fs;
 use crate::sync::{Mutex, MutexGuard};
-use crate::types::{TableId, UnixSeconds, mix};
+use crate::types::{TableId, mix, unmix};
 
 /// The file of a checkpoint.
 pub(crate) const FILE: &str = "twin.rows";
@@ -75,7 +76,7 @@ struct State {
 #[derive(Debug, Default)]
 struct Table {
     value_bytes: usize,
-    horizon: Option<UnixSeconds>,
+    horizons: Horizons,
     memtable: BTreeMap<u64, Option<Box<[u8]>>>,
     memtable_bytes: usize,
     flushed: Rows,
@@ -98,9 +99,8 @@ impl Table {
 
     /// As RocksDB's, a compaction sees flushed rows only.
     fn compact(&mut self) {
-        if let Some(horizon) = self.horizon {
-            self.flushed.retain(|_, value| time_of(value).is_none_or(|time| time > horizon));
-        }
+        let Table { horizons, flushed, .. } = self;
+        flushed.retain(|mixed, value| time_of(value).is_none_or(|time| !horizons.passed(unmix(*mixed), time)));
     }
 
     fn flushed_bytes(&self) -> usize {
@@ -241,10 +241,14 @@ impl ColdTier for TwinCold {
         dir.parent().filter(|parent| !parent.as_os_str().is_empty()).map_or(Ok(()), |parent| self.fs.sync_dir(parent))
     }
 
-    fn expire_through(&self, table: TableId, horizon: Option<UnixSeconds>) {
+    fn expire(&self, table: TableId, horizons: Horizons) {
         if let Some(table) = self.peek().tables.get_mut(&table) {
-            table.horizon = horizon;
+            table.horizons = horizons;
         }
+    }
+
+    fn keys(&self, table: TableId) -> u64 {
+        self.peek().tables.get(&table).map_or(0, |table| (table.memtable.len() + table.flushed.len()) as u64)
     }
 
     fn memory_bytes(&self) -> usize {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{DeltaLog, FRAME_BYTES};
+use crate::admission::{IMAGE_BYTES, Images, PARTITIONS};
 use crate::catalog::Catalog;
 use crate::context::{lock, write};
 use crate::error::Result;
@@ -68,7 +69,10 @@ impl Cut {
             self.part_of = self.table;
             match table.shards().get(self.shard) {
                 Some(shard) => self.shard += usize::from(write(shard).capture(&table.context, keys, &mut self.part)),
-                None => (self.table, self.shard) = (self.table + 1, 0),
+                None => match capture_filter(table, self.shard - table.shards().len(), keys, &mut self.part) {
+                    Some(partition) => self.shard = table.shards().len() + partition,
+                    None => (self.table, self.shard) = (self.table + 1, 0),
+                },
             }
             reach(KillPoint::ShardVisited);
             return Ok(true);
@@ -117,6 +121,19 @@ impl Cut {
     }
 }
 
+/// Moves lines of the first partition of a filter, from `partition` on, that owes any to the delta being written, to `part`. Returns where
+/// to go on.
+fn capture_filter(table: &TableInner, partition: usize, lines: usize, part: &mut Part) -> Option<usize> {
+    if table.filter_bytes() == 0 {
+        return None;
+    }
+    (partition..PARTITIONS).find_map(|at| {
+        let (done, kept) = table.filter().capture(at, lines, table.context.epoch(), &mut part.filter);
+        table.context.captures.release(kept);
+        if part.filter.shape.lines > 0 { Some(at + usize::from(done)) } else { None }
+    })
+}
+
 /// Writes a part and empties it piece by piece, so that after a failure what is left is what was not written.
 pub(crate) fn write_part(table: &TableInner, part: &mut Part, append: &mut dyn FnMut(&FrameBuf) -> Result<()>) -> Result<()> {
     let lanes = table.schema().lanes();
@@ -136,6 +153,15 @@ pub(crate) fn write_part(table: &TableInner, part: &mut Part, append: &mut dyn F
         let start = part.counts.len() - part.counts.len().min(FRAME_BYTES / 12);
         append(&FrameBuf::counts(table.id, &part.counts[start..]))?;
         part.counts.truncate(start);
+    }
+    while part.filter.shape.lines > 0 {
+        let lines = &part.filter.lines;
+        let start = lines.len() - lines.len().min(FRAME_BYTES / IMAGE_BYTES * IMAGE_BYTES);
+        append(&FrameBuf::filter(table.id, &part.filter, &lines[start..]))?;
+        part.filter.lines.truncate(start);
+        if start == 0 {
+            part.filter = Images::default();
+        }
     }
     Ok(())
 }

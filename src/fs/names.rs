@@ -38,6 +38,11 @@ pub(crate) fn durable(store: &Path) -> PathBuf {
     store.join("DURABLE")
 }
 
+/// What the process that has the store open says of it.
+pub(crate) fn status(store: &Path) -> PathBuf {
+    store.join("STATUS")
+}
+
 /// The directory of the log's segments.
 pub(crate) fn logs(store: &Path) -> PathBuf {
     store.join("log")

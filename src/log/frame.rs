@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::record::CommitRecord;
+use crate::admission::{IMAGE_BYTES, Images, Shape};
 use crate::codec::Reader;
 use crate::types::{Key, TableId, UnixSeconds};
 
@@ -13,6 +14,7 @@ const REMOVED: u8 = 5;
 const COUNTS: u8 = 6;
 const STATE: u8 = 7;
 pub(super) const COMMIT: u8 = 8;
+const FILTER: u8 = 9;
 
 const IMAGE_HEADER_BYTES: usize = 16;
 
@@ -26,11 +28,13 @@ pub(crate) enum Frame<'a> {
     /// A table's learning rate, admission or expiry changed.
     Settings { table: TableId, schema: &'a [u8] },
     /// After-images of rows of `lanes` f32s.
-    Rows { table: TableId, lanes: u32, images: Images<'a> },
+    Rows { table: TableId, lanes: u32, images: Rows<'a> },
     /// Tombstones.
     Removed { table: TableId, keys: Keys<'a> },
     /// Admission counts; 0 means gone.
     Counts { table: TableId, counts: Counts<'a> },
+    /// Lines of an admission filter.
+    Filter { table: TableId, images: Images },
     /// A piece of the trainer's state.
     State(&'a [u8]),
     /// The end of a delta.
@@ -39,12 +43,12 @@ pub(crate) enum Frame<'a> {
 
 /// After-images: key, time, four zero bytes, lanes.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Images<'a> {
+pub(crate) struct Rows<'a> {
     bytes: &'a [u8],
     size: usize,
 }
 
-impl<'a> Images<'a> {
+impl<'a> Rows<'a> {
     /// Key, time, and the lanes' little-endian bytes.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Key, UnixSeconds, &'a [u8])> + use<'a> {
         self.bytes.chunks_exact(self.size).filter_map(|image| {
@@ -105,11 +109,17 @@ impl<'a> Frame<'a> {
                 (lanes > 0 && bytes.len().is_multiple_of(size)).then_some(Frame::Rows {
                     table,
                     lanes,
-                    images: Images { bytes, size },
+                    images: Rows { bytes, size },
                 })
             }
             REMOVED => reader.rest().len().is_multiple_of(8).then_some(Frame::Removed { table, keys: Keys(reader.rest()) }),
             COUNTS => reader.rest().len().is_multiple_of(12).then_some(Frame::Counts { table, counts: Counts(reader.rest()) }),
+            FILTER => {
+                let shape = Shape { window: reader.u32()?, lines: reader.u32()? };
+                let (partition, generation, lines) = (reader.u32()?, reader.u32()?, reader.rest().to_vec());
+                let images = Images { shape, partition, generation, lines };
+                images.lines.len().is_multiple_of(IMAGE_BYTES).then_some(Frame::Filter { table, images })
+            }
             _ => None,
         }
     }
@@ -175,6 +185,15 @@ impl FrameBuf {
             bytes.extend_from_slice(&count.to_le_bytes());
         }
         FrameBuf::of_table(COUNTS, table, &bytes)
+    }
+
+    /// Of `images` these lines.
+    pub(crate) fn filter(table: TableId, images: &Images, lines: &[u8]) -> FrameBuf {
+        let Images { shape, partition, generation, .. } = images;
+        let numbers = [shape.window, shape.lines, *partition, *generation];
+        let mut bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        bytes.extend_from_slice(lines);
+        FrameBuf::of_table(FILTER, table, &bytes)
     }
 
     pub(crate) fn state(chunk: &[u8]) -> FrameBuf {

@@ -111,6 +111,7 @@ fn attempt(
         clock: Mutex::default(),
         epoch: AtomicU64::new(FIRST_EPOCH),
         captures: Captures::new(captures),
+        sweeps: Default::default(),
         meters: Default::default(),
         batches: Default::default(),
         cold,

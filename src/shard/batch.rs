@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::image::{misfit, read_lanes, split_cold};
 use super::{Env, Shard, Values};
-use crate::admission::Draw;
+use crate::admission::{Admission, Draw, Seen};
 use crate::context::Context;
 use crate::error::Result;
 use crate::index::TOMBSTONE_BIT;
@@ -130,6 +130,10 @@ impl Shard {
         for (group, first) in plan.uniques.chunks_mut(GROUP).zip((0u32..).step_by(GROUP)) {
             self.pin_hot(env, batch, group, first, &mut missing);
         }
+        if batch.op != Op::Prefetch {
+            env.counters.updated.fetch_add(plan.uniques.len() as u64, Relaxed);
+            env.counters.updated_hot.fetch_add((plan.uniques.len() - missing.len()) as u64, Relaxed);
+        }
         if !missing.is_empty() && env.may_be_cold() {
             self.promote(env, &mut missing, &mut plan.uniques, batch.clock)?;
         }
@@ -167,15 +171,19 @@ impl Shard {
             unique.row = raw & !TOMBSTONE_BIT;
             let meta = self.slab.meta_mut(unique.row);
             meta.flags |= PINNED;
-            let gone = raw & TOMBSTONE_BIT != 0 || env.schema.expiry_ref().expired(meta.time, batch.clock);
+            let gone = raw & TOMBSTONE_BIT != 0 || env.schema.lifetimes().expired(unique.key, meta.time, batch.clock);
             unique.kind = if gone { Kind::Anew } else { Kind::Live };
         }
     }
 
     fn admits(&self, env: &Env<'_>, batch: &Batch, unique: &Unique) -> bool {
-        let admission = env.schema.admission_ref();
+        let admission = env.schema.admission_of(unique.key);
         let draw = Draw { seed: env.context.seed, table: env.table.0, batch: batch.number };
-        admission.admits(&draw, unique.key, unique.occurrences, self.counts.get(unique.key))
+        let counted = match admission {
+            Admission::Sliding { .. } => env.filter.count(unique.key, batch.clock),
+            _ => self.counts.get(unique.key),
+        };
+        admission.admits(&draw, unique.key, unique.occurrences, counted)
     }
 
     /// Reads the missing keys' cold rows into reserved rows and leaves in `missing` those that are nowhere.
@@ -206,7 +214,7 @@ impl Shard {
             (meta.time, meta.flags) = (if planted(Bug::PromotedTimeLost) { 0 } else { time }, PINNED);
             self.insert(unique.key, row);
             unique.row = row;
-            unique.kind = if env.schema.expiry_ref().expired(time, clock) { Kind::Anew } else { Kind::Live };
+            unique.kind = if env.schema.lifetimes().expired(unique.key, time, clock) { Kind::Anew } else { Kind::Live };
         }
         let mut found = places.iter().map(|&(at, ..)| at).peekable();
         let mut at = 0;
@@ -260,6 +268,9 @@ impl Shard {
             };
             added += change.0;
             touched += usize::from(change.1);
+        }
+        if !matches!(batch.op, Op::Remove | Op::Prefetch) {
+            env.counters.refused.fetch_add((uniques.len() - touched) as u64, Relaxed);
         }
         uniques.clear();
         self.charge_counts(env.context);
@@ -320,6 +331,9 @@ impl Shard {
             }
         }
         self.counts.take(unique.key);
+        if unique.kind != Kind::Live && env.schema.admission_ref().is_sliding() {
+            env.filter.note(unique.key, Seen::Admitted);
+        }
         let dim = env.schema.dim();
         let (weights, state) = self.slab.row_mut(unique.row).split_at_mut(dim);
         match batch.op {
@@ -340,8 +354,10 @@ impl Shard {
     }
 
     fn count(&mut self, env: &Env<'_>, unique: &Unique) {
-        if env.schema.admission_ref().counts() {
-            self.counts.add(unique.key, unique.occurrences);
+        match env.schema.admission_of(unique.key) {
+            Admission::Sliding { .. } => env.filter.note(unique.key, Seen::Refused(unique.occurrences)),
+            admission if admission.counts() => drop(self.counts.add(unique.key, unique.occurrences)),
+            _ => {}
         }
     }
 

@@ -6,6 +6,7 @@
 
 use super::image::push_image;
 use super::{DIRTY_KEY_BYTES, Env, IMAGE_HEADER_BYTES, Shard};
+use crate::admission::Images;
 use crate::cold::ColdBatch;
 use crate::context::Context;
 use crate::error::Result;
@@ -32,6 +33,8 @@ pub(crate) struct Part {
     pub(crate) removed: Vec<Key>,
     /// Admission counts, 0 for a key that is gone.
     pub(crate) counts: Vec<(Key, u32)>,
+    /// Lines of the table's filter.
+    pub(crate) filter: Images,
 }
 
 impl Part {

@@ -117,7 +117,7 @@ impl Shard {
                 if meta.has(PINNED) || victims.len() == wanted {
                     continue;
                 }
-                let gone = raw & TOMBSTONE_BIT != 0 || env.schema.expiry_ref().expired(meta.time, clock);
+                let gone = raw & TOMBSTONE_BIT != 0 || env.schema.lifetimes().expired(meta.key, meta.time, clock);
                 if meta.touches == 0 || gone {
                     victims.push((meta.key, raw));
                 } else {

@@ -7,6 +7,7 @@ mod demote;
 mod gradients;
 mod image;
 mod load;
+mod sweep;
 mod values;
 mod view;
 
@@ -16,7 +17,7 @@ pub(crate) use image::{IMAGE_HEADER_BYTES, misfit, push_image, read_lanes, split
 pub(crate) use values::Values;
 pub(crate) use view::View;
 
-use crate::admission::Counts;
+use crate::admission::{Counts, SlidingFilter};
 use crate::cold::ColdTier;
 use crate::context::Context;
 use crate::error::Result;
@@ -36,6 +37,7 @@ pub(crate) struct Env<'a> {
     pub(crate) context: &'a Context,
     pub(crate) has_cold: &'a AtomicBool,
     pub(crate) counters: &'a Counters,
+    pub(crate) filter: &'a SlidingFilter,
 }
 
 impl Env<'_> {
@@ -52,10 +54,21 @@ impl Env<'_> {
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) rows: AtomicI64,
+    /// Keys looked up, and of those the ones found in memory and in the cold tier.
+    pub(crate) looked_up: AtomicU64,
+    pub(crate) hot_hits: AtomicU64,
+    pub(crate) cold_hits: AtomicU64,
+    /// Distinct keys of batches that change rows, and of those the ones found in memory; what was found cold is promoted.
+    pub(crate) updated: AtomicU64,
+    pub(crate) updated_hot: AtomicU64,
     pub(crate) cold_reads: AtomicU64,
     pub(crate) promoted: AtomicU64,
     pub(crate) demoted: AtomicU64,
     pub(crate) demoted_writes: AtomicU64,
+    /// Keys of batches that got no row.
+    pub(crate) refused: AtomicU64,
+    /// Rows freed because they had expired.
+    pub(crate) expired: AtomicU64,
 }
 
 /// See the module.

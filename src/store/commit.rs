@@ -231,6 +231,13 @@ impl Store {
         Ok(self.engine.cut(|| trainer_state.to_vec())?.1)
     }
 
+    /// Frees the expired rows now, beside the thread that does.
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    pub fn sweep_expired(&self) {
+        super::sweep::rounds(&self.engine);
+    }
+
     /// Writes the rows of up to `keys` keys of the pending commit, and finishes it after the last.
     #[cfg(feature = "testing")]
     #[doc(hidden)]
@@ -253,7 +260,23 @@ impl Store {
         Ok(())
     }
 
+    /// Begins the thread that frees expired rows, if there is a table where rows expire and it does not run yet.
+    pub(super) fn sweep_in_background(&self) -> Result<()> {
+        let mut sweeper = lock(&self.sweeper);
+        let catalog = &self.engine.catalog;
+        if sweeper.is_none() && catalog.tables().iter().any(|table| table.schema().lifetimes().any()) {
+            let engine = Arc::clone(&self.engine);
+            let spawned = thread::Builder::new().name("embedrock-expiry".into()).spawn(move || super::sweep::run(&engine));
+            *sweeper = Some(spawned.map_err(|source| Error::io("start a thread for", self.dir(), source))?);
+        }
+        Ok(())
+    }
+
     pub(super) fn join_workers(&self) {
+        self.engine.catalog.context.sweeps.close();
+        if let Some(sweeper) = lock(&self.sweeper).take() {
+            let _ = sweeper.join();
+        }
         for worker in std::mem::take(&mut *lock(&self.workers)) {
             let _ = worker.join();
         }

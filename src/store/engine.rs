@@ -11,12 +11,12 @@ use crate::checkpoint::{BasePlan, write_base};
 use crate::context::lock;
 use crate::delta::{Cut, DeltaLog};
 use crate::error::Result;
-use crate::fs::Fs;
+use crate::fs::{Fs, names};
 use crate::log::CommitRecord;
 use crate::options::Retention;
 use crate::pins::Pins;
 use crate::recovery::{Identity, choose, survey};
-use crate::sync::atomic::AtomicBool;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use crate::types::{At, CommitId};
 use crate::verify::{VerifyReport, verify_files};
@@ -51,6 +51,8 @@ pub(super) struct Engine {
     pub(super) growth: Mutex<Growth>,
     /// Bases that could not serve when the store was opened: they are none that retention keeps.
     pub(super) damaged_bases: Vec<u64>,
+    /// Bytes of hot rows in the bases of this process.
+    pub(super) checkpoint_bytes: AtomicU64,
     /// A thread was begun to write a base and has not ended.
     pub(super) base_under_way: AtomicBool,
     /// Held while a base is written; the number of the next one.
@@ -84,7 +86,7 @@ impl Engine {
     pub(super) fn write(&self, pending: &mut Option<Pending>) -> Result<()> {
         let Some(Pending { cut, ticket }) = pending else { return Ok(()) };
         self.catalog.context.captures.set_stuck(None);
-        if let Err(error) = self.log.finish(cut) {
+        if let Err(error) = self.catalog.context.meters.commits.time(|| self.log.finish(cut)) {
             ticket.resolve(Err(error.to_string()));
             self.catalog.context.captures.set_stuck(Some(error.to_string()));
             return Err(error);
@@ -147,7 +149,9 @@ impl Engine {
             state: &state,
             first_segment,
         };
-        let manifest = write_base(&plan, &self.catalog)?;
+        let manifest = self.catalog.context.meters.checkpoints.time(|| write_base(&plan, &self.catalog))?;
+        let hot = manifest.files.iter().filter(|file| file.name == names::HOT_ROWS).map(|file| file.bytes).sum();
+        self.checkpoint_bytes.fetch_add(hot, Ordering::Relaxed);
         self.log.set_base(manifest.number);
         let base_bytes = manifest.files.iter().map(|file| file.bytes).sum();
         *lock(&self.growth) = Growth { base_bytes, replayed: 0, written };

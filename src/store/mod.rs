@@ -4,15 +4,18 @@
 mod commit;
 mod digest;
 mod engine;
+mod metrics;
 mod open;
 mod prune;
 mod stats;
+mod sweep;
 
 use std::path::Path;
 use std::sync::Arc;
 
 pub use commit::Ticket;
 pub use digest::Digest;
+pub use metrics::{Metric, MetricKind, Status};
 pub use open::RecoveryReport;
 pub use stats::{StoreStats, TableStats};
 
@@ -22,7 +25,7 @@ use engine::Engine;
 use crate::context::lock;
 use crate::delta::Commit;
 use crate::error::{Error, Result};
-use crate::fs::LockGuard;
+use crate::fs::{LockGuard, names};
 use crate::log::FrameBuf;
 use crate::options::StoreOptions;
 use crate::schema::TableSchema;
@@ -57,6 +60,8 @@ pub struct Store {
     checkpoint_ratio: Option<f64>,
     /// Commits and checkpoints in the background.
     workers: Mutex<Vec<JoinHandle<()>>>,
+    /// Frees expired rows, once a table has any.
+    sweeper: Mutex<Option<JoinHandle<()>>>,
     // Last, so that the lock outlives everything that touches the directory.
     _lock: Option<Box<dyn LockGuard>>,
 }
@@ -90,16 +95,21 @@ impl Store {
         let _no_commit = self.engine.between_commits()?;
         if let Some(inner) = catalog.find(schema.name()) {
             inner.schema().check_same_identity(&schema)?;
-            if *inner.schema() != schema {
-                log.append_now(&FrameBuf::settings(inner.id, &schema.encode()))?;
+            if let Some(schema) = inner.schema().changed_to(&schema, catalog.context.now()) {
+                let reserved = inner.reserve_for(&schema)?;
+                log.append_now(&FrameBuf::settings(inner.id, &schema.encode()))
+                    .inspect_err(|_| catalog.context.budget.release(reserved))?;
                 catalog.context.count_batch();
                 inner.set_schema(schema);
             }
+            self.sweep_in_background()?;
             return Ok(Table { inner });
         }
+        let schema = schema.begun();
         let encoded = schema.encode();
         let inner = catalog.create(schema, |id| log.append_now(&FrameBuf::create_table(id, &encoded)))?;
         catalog.context.count_batch();
+        self.sweep_in_background()?;
         Ok(Table { inner })
     }
 
@@ -259,6 +269,25 @@ impl Store {
         stats::stats(&self.engine)
     }
 
+    /// Writes the figures of [`Store::stats`] to the file STATUS of the store's directory, which `embedrock inspect --watch` follows: in the
+    /// text format of Prometheus, with a checksum, whole or not at all. To be called at an interval; not synced.
+    ///
+    /// # Errors
+    /// A full disk or a failing write; a store that is only read.
+    pub fn publish_status(&self) -> Result<()> {
+        let Engine { catalog, fs, dir, .. } = &*self.engine;
+        catalog.context.check_process()?;
+        if let Some(path) = &catalog.context.read_only {
+            return Err(Error::ReadOnly { path: path.clone() });
+        }
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let text = metrics::status(&self.stats(), now.map_or(0, |since| since.as_millis() as u64));
+        let temporary = names::temporary(dir, "status");
+        let _ = fs.remove_file(&temporary);
+        fs.create(&temporary)?.append(&text)?;
+        fs.rename(&temporary, &names::status(dir))
+    }
+
     /// What opening found.
     pub fn recovery(&self) -> &RecoveryReport {
         &self.report
@@ -291,6 +320,7 @@ impl Drop for Store {
             // A forked child has neither the threads that would be waited for nor a right to the files.
             std::mem::forget(Arc::clone(&self.engine));
             std::mem::forget(std::mem::take(&mut *lock(&self.workers)));
+            std::mem::forget(lock(&self.sweeper).take());
             return;
         }
         self.join_workers();

@@ -15,7 +15,7 @@ use crate::kill_point::{KillPoint, reach};
 use crate::options::StoreOptions;
 use crate::recovery::{Chain, Identity, Rebuilt, Site, Survey, check_options, choose, harden, rebuild, survey};
 use crate::sync::Mutex;
-use crate::sync::atomic::AtomicBool;
+use crate::sync::atomic::{AtomicBool, AtomicU64};
 use crate::types::CommitId;
 use crate::view::View;
 
@@ -69,7 +69,9 @@ pub(super) fn open(dir: &Path, options: &StoreOptions) -> Result<Store> {
     let site = Site { fs, dir, live: names::live(dir), identity, read_only: false, scratch: None };
     let rebuilt = rebuild(&site, options, &survey, &chain)?;
     let next_base = next_base(&*site.fs, dir)?;
-    Ok(store(&site, options, (&survey, &chain), rebuilt, (next_base, Some(lock))))
+    let store = store(&site, options, (&survey, &chain), rebuilt, (next_base, Some(lock)));
+    store.sweep_in_background()?;
+    Ok(store)
 }
 
 /// What is read is pinned until it is rebuilt: from then on nothing in the directory is needed.
@@ -118,6 +120,7 @@ fn store(
         damaged_bases: rebuilt.skipped.iter().map(|(number, _)| *number).collect(),
         retention: options.retention,
         growth: Mutex::new(growth),
+        checkpoint_bytes: AtomicU64::new(0),
         base_under_way: AtomicBool::new(false),
         next_base: Mutex::new(next_base),
     };
@@ -127,6 +130,7 @@ fn store(
         due: Mutex::new(Due::new(options.commit_policy, batches)),
         checkpoint_ratio: options.checkpoint_ratio,
         workers: Mutex::default(),
+        sweeper: Mutex::default(),
         _lock: lock,
     }
 }

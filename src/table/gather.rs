@@ -5,7 +5,7 @@
 //! to do while rows are copied.
 #![forbid(unsafe_code)]
 
-use crate::expiry::Expiry;
+use crate::expiry::Lifetimes;
 use crate::index::Probe;
 use crate::plant::{Bug, planted};
 use crate::shard::{View, shard_of};
@@ -39,7 +39,7 @@ pub(super) struct Gather<'a> {
     pub(super) keys: &'a [Key],
     pub(super) dim: usize,
     /// Where rows expire at all.
-    pub(super) expiry: Option<&'a Expiry>,
+    pub(super) lifetimes: Option<&'a Lifetimes>,
     pub(super) clock: UnixSeconds,
     pub(super) output: Output<'a>,
 }
@@ -143,13 +143,13 @@ impl<'a> Gather<'a> {
         let keys = self.keys[first..last].iter().zip(group.mixed).zip(group.likely);
         let rows = self.output.rows[first * dim..last * dim].chunks_exact_mut(dim);
         let found = &mut self.output.found[first..last];
-        let (shards, expiry, clock) = (self.shards, self.expiry, self.clock);
+        let (shards, lifetimes, clock) = (self.shards, self.lifetimes, self.clock);
         let mut hits = 0;
         for (((((&key, mixed), likely), row), found), at) in keys.zip(rows).zip(found).zip(first as u32..) {
             let Some(shard) = shards[shard_of(mixed, shards.len())] else { continue };
             let entry = shard.confirm(likely, key, mixed);
-            let live =
-                entry.filter(|entry| !entry.meta.has(TOMBSTONE) && expiry.is_none_or(|expiry| is_live(entry, expiry, clock)));
+            let live = entry
+                .filter(|entry| !entry.meta.has(TOMBSTONE) && lifetimes.is_none_or(|lifetimes| is_live(entry, lifetimes, clock)));
             *found = live.is_some();
             if let Some(entry) = live {
                 copy(row, &entry.lanes[..dim]);
@@ -163,8 +163,8 @@ impl<'a> Gather<'a> {
 }
 
 #[inline(always)]
-fn is_live(entry: &Entry<'_>, expiry: &Expiry, clock: UnixSeconds) -> bool {
-    planted(Bug::ExpiredRowRead) || !expiry.expired(entry.meta.time, clock)
+fn is_live(entry: &Entry<'_>, lifetimes: &Lifetimes, clock: UnixSeconds) -> bool {
+    planted(Bug::ExpiredRowRead) || !lifetimes.expired(entry.meta.key, entry.meta.time, clock)
 }
 
 /// In pieces of a cache line, which the compiler moves in registers; a call of `memcpy` costs as much as the row.

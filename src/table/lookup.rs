@@ -8,7 +8,6 @@ use super::pool::run_all;
 use super::{Table, TableInner};
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::expiry::Expiry;
 use crate::schema::{Missing, TableSchema};
 use crate::segments::fill_initial;
 use crate::shard::{Shard, View, misfit, read_lanes, shard_of, split_cold};
@@ -91,12 +90,16 @@ impl TableInner {
         let dim = schema.dim();
         let parts =
             part.keys.chunks(KEYS_A_VISIT).zip(part.rows.chunks_mut(KEYS_A_VISIT * dim)).zip(part.found.chunks_mut(KEYS_A_VISIT));
-        let mut hits = 0;
+        let (mut hits, looked_up) = (0, part.keys.len() as u64);
         for ((keys, rows), found) in parts {
             let mut part = Part { keys, rows, found };
             let (hot, cold) = self.lookup_hot(schema, &mut part);
-            hits += hot + self.lookup_cold(schema, part, cold)?;
+            let cold = self.lookup_cold(schema, part, cold)?;
+            self.counters.hot_hits.fetch_add(hot as u64, Ordering::Relaxed);
+            self.counters.cold_hits.fetch_add(cold as u64, Ordering::Relaxed);
+            hits += hot + cold;
         }
+        self.counters.looked_up.fetch_add(looked_up, Ordering::Relaxed);
         Ok(hits)
     }
 
@@ -113,7 +116,7 @@ impl TableInner {
             shards: &shards,
             keys: part.keys,
             dim,
-            expiry: Some(schema.expiry_ref()).filter(|&expiry| *expiry != Expiry::never()),
+            lifetimes: Some(schema.lifetimes()).filter(|lifetimes| lifetimes.any()),
             clock: self.context.now(),
             output,
         });
@@ -157,7 +160,7 @@ impl TableInner {
                     odd = Some((part.keys[position], value.len()));
                     return;
                 };
-                if !schema.expiry_ref().expired(time, clock) {
+                if !schema.lifetimes().expired(part.keys[position], time, clock) {
                     read_lanes(bytes, &mut part.rows[position * dim..(position + 1) * dim]);
                     part.found[position] = true;
                     hits += 1;

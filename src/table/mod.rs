@@ -18,12 +18,12 @@ pub use many::{GradientRequest, LookupRequest};
 pub(crate) use many::{apply_gradients_many, lookup_many};
 pub use pooled::Pooling;
 
+use crate::admission::SlidingFilter;
 use crate::context::{Context, read, write};
 use crate::error::{Error, Result};
-use crate::expiry::Expiry;
 use crate::schema::TableSchema;
 use crate::shard::{Counters, Env, Plan, Shard, misfit, shard_of, split_cold};
-use crate::sync::atomic::AtomicBool;
+use crate::sync::atomic::{AtomicBool, AtomicU32};
 use crate::sync::{Mutex, RwLock};
 use crate::types::{Key, TableId, UnixSeconds, mix, unmix};
 
@@ -32,6 +32,9 @@ const MIN_CHUNK_BYTES: usize = 64 << 10;
 const MAX_CHUNK_BYTES: usize = 32 << 20;
 /// A shard of a table that fills the budget has at least this many chunks, so little of the last one is idle.
 const CHUNKS_A_SHARD: usize = 16;
+
+/// Expired rows are looked for so often in the shortest time to live.
+const ROUNDS_A_LIFETIME: u32 = 16;
 
 /// A handle to a table of an open store; clones share it.
 ///
@@ -61,6 +64,9 @@ pub(crate) struct TableInner {
     shards: Vec<RwLock<Shard>>,
     has_cold: AtomicBool,
     counters: Counters,
+    filter: SlidingFilter,
+    /// The clock at which expired rows are to be freed next.
+    next_sweep: AtomicU32,
     dropped: AtomicBool,
     /// Held by the one batch that changes rows or their placement; also its working memory.
     updates: Mutex<Vec<Plan>>,
@@ -76,6 +82,7 @@ impl Drop for TableInner {
         for shard in &self.shards {
             write(shard).release_all(&self.context);
         }
+        self.context.budget.release(self.filter_bytes());
     }
 }
 
@@ -91,10 +98,15 @@ impl TableInner {
             shards: Vec::with_capacity(shards),
             has_cold: AtomicBool::new(false),
             counters: Counters::default(),
+            filter: SlidingFilter::new(),
+            next_sweep: AtomicU32::new(0),
             dropped: AtomicBool::new(false),
             updates: Mutex::new(Vec::new()),
             context,
         };
+        let shape = inner.schema().admission_ref().filter_shape();
+        inner.context.budget.reserve(shape.bytes())?;
+        inner.filter.reshape(shape, inner.context.epoch());
         let chunk = (inner.context.budget.limit() / shards / CHUNKS_A_SHARD).clamp(MIN_CHUNK_BYTES, MAX_CHUNK_BYTES);
         for _ in 0..shards {
             let schema = inner.schema();
@@ -108,7 +120,29 @@ impl TableInner {
         Arc::clone(&read(&self.schema))
     }
 
+    /// Bytes of the admission filter.
+    pub(crate) fn filter_bytes(&self) -> usize {
+        self.filter.shape().bytes()
+    }
+
+    pub(crate) fn filter(&self) -> &SlidingFilter {
+        &self.filter
+    }
+
+    /// Takes the memory that settings ask for, before they are final; returns the bytes.
+    pub(crate) fn reserve_for(&self, schema: &TableSchema) -> Result<usize> {
+        let shape = schema.admission_ref().filter_shape();
+        let bytes = if shape == self.filter.shape() { 0 } else { shape.bytes() };
+        self.context.budget.reserve(bytes).map(|()| bytes)
+    }
+
+    /// The settings in force from now on, for which [`TableInner::reserve_for`] was called.
     pub(crate) fn set_schema(&self, schema: TableSchema) {
+        let (before, shape) = (self.filter.shape(), schema.admission_ref().filter_shape());
+        if shape != before {
+            self.filter.reshape(shape, self.context.epoch());
+            self.context.budget.release(before.bytes());
+        }
         *write(&self.schema) = Arc::new(schema);
         self.publish_horizon();
     }
@@ -119,7 +153,8 @@ impl TableInner {
     }
 
     pub(crate) fn env<'a>(&'a self, schema: &'a TableSchema) -> Env<'a> {
-        Env { table: self.id, schema, context: &self.context, has_cold: &self.has_cold, counters: &self.counters }
+        let TableInner { context, has_cold, counters, filter, .. } = self;
+        Env { table: self.id, schema, context, has_cold, counters, filter }
     }
 
     pub(crate) fn shards(&self) -> &[RwLock<Shard>] {
@@ -147,12 +182,16 @@ impl TableInner {
         if self.is_dropped() { Err(Error::TableDropped { table: self.schema().name().to_owned() }) } else { Ok(()) }
     }
 
-    /// Tells the cold tier which rows its compactions may drop.
+    /// Tells the cold tier which rows its compactions may drop, and wakes the thread that frees hot ones when it is time.
     pub(crate) fn publish_horizon(&self) {
-        let schema = self.schema();
-        let horizon = (*schema.expiry_ref() != Expiry::never()).then(|| schema.expiry_ref().horizon(self.context.now()));
-        // The cold tier's horizon is inclusive, the schema's is not.
-        self.context.cold.expire_through(self.id, horizon.and_then(|time| time.checked_sub(1)));
+        let (schema, clock) = (self.schema(), self.context.now());
+        self.context.cold.expire(self.id, schema.lifetimes().horizons(clock));
+        if let Some(ttl) = schema.lifetimes().shortest()
+            && clock >= self.next_sweep.load(Ordering::Relaxed)
+        {
+            self.next_sweep.store(clock.saturating_add((ttl / ROUNDS_A_LIFETIME).max(1)), Ordering::Relaxed);
+            self.context.sweeps.wake();
+        }
     }
 
     /// Visits every live row of both tiers once: key, time, lanes.
@@ -160,7 +199,7 @@ impl TableInner {
         let (schema, clock) = (self.schema(), self.context.now());
         for shard in &self.shards {
             for (key, meta, lanes) in read(shard).iter() {
-                if !meta.has(crate::slab::TOMBSTONE) && !schema.expiry_ref().expired(meta.time, clock) {
+                if !meta.has(crate::slab::TOMBSTONE) && !schema.lifetimes().expired(key, meta.time, clock) {
                     visit(key, meta.time, lanes)?;
                 }
             }
@@ -171,7 +210,7 @@ impl TableInner {
             let Some((time, bytes)) = split_cold(value, lanes.len()) else {
                 return Err(misfit(key, value.len(), lanes.len()));
             };
-            if schema.expiry_ref().expired(time, clock) || read(self.shard(key)).get(key).is_some() {
+            if schema.lifetimes().expired(key, time, clock) || read(self.shard(key)).get(key).is_some() {
                 return Ok(());
             }
             crate::shard::read_lanes(bytes, &mut lanes);

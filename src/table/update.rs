@@ -289,6 +289,9 @@ pub(super) fn apply(context: &Context, parts: &mut [Part<'_>]) -> usize {
         work.table.counters.rows.fetch_add(added, Ordering::Relaxed);
         touched
     });
+    for Part { table, batch, .. } in parts.iter().filter(|part| part.schema.admission_ref().is_sliding()) {
+        context.captures.charge(table.filter.settle(batch.clock, context.epoch()));
+    }
     drop(gate);
     for Part { table, schema, .. } in parts {
         table.publish_horizon();

@@ -15,7 +15,7 @@ use embedrock::Ticket;
 use embedrock::testing::{SimFs, verify_simulated};
 use embedrock::{
     Admission, At, CommitId, Error, Expiry, Initializer, Optimizer, Store, StoreOptions, Table, TableSchema, Update,
-    VerifyReport, restore, verify,
+    VerifyReport, restore, slot_of, verify,
 };
 
 const DIM: usize = 3;
@@ -42,6 +42,10 @@ pub(crate) enum Op {
     OpenAt(usize),
     Restore(usize),
     Verify,
+    /// Other settings from now on: threshold and time to live.
+    Change(u32, u32),
+    /// Frees expired rows.
+    Sweep,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -53,20 +57,59 @@ struct Row {
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Model {
     rows: BTreeMap<u64, Row>,
-    counts: BTreeMap<u64, u32>,
+    /// Counts of keys without a row, and the third of a window in which each was seen last.
+    counts: BTreeMap<u64, (u32, u32)>,
     clock: u32,
+    rules: Rules,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Rules {
     pub(crate) admission: u32,
     pub(crate) ttl: u32,
+    /// Counts are those of a window of [`WINDOW`] seconds.
+    pub(crate) sliding: bool,
+    /// The keys of feature slot [`SLOT`] have rules of their own.
+    pub(crate) slots: bool,
+}
+
+pub(crate) const SLOT: u16 = 7;
+const SLOT_THRESHOLD: u32 = 2;
+const SLOT_TTL: u32 = 45;
+const WINDOW: u32 = 60;
+
+impl Rules {
+    fn threshold(self, key: u64) -> u32 {
+        if self.slots && slot_of(key) == SLOT { SLOT_THRESHOLD } else { self.admission }
+    }
+
+    fn ttl(self, key: u64) -> u32 {
+        if self.slots && slot_of(key) == SLOT { SLOT_TTL } else { self.ttl }
+    }
+
+    fn can_expire(self) -> bool {
+        self.ttl > 0 || self.slots
+    }
 }
 
 impl Model {
     fn live(&self, rules: Rules) -> BTreeMap<u64, Row> {
-        let live = |row: &Row| rules.ttl == 0 || self.clock.saturating_sub(row.time) < rules.ttl;
-        self.rows.iter().filter(|(_, row)| live(row)).map(|(key, row)| (*key, row.clone())).collect()
+        let live = |key: u64, row: &Row| rules.ttl(key) == 0 || self.clock.saturating_sub(row.time) < rules.ttl(key);
+        self.rows.iter().filter(|(key, row)| live(**key, row)).map(|(key, row)| (*key, row.clone())).collect()
+    }
+
+    /// Goes on by other rules: what is expired stays gone, though it might live by the new ones.
+    fn change(&mut self, rules: Rules) {
+        if self.rules != rules {
+            self.rows = self.live(self.rules);
+            self.rules = rules;
+        }
+    }
+
+    fn count(&self, key: u64, rules: Rules) -> u32 {
+        let third = self.clock / (WINDOW / 3);
+        let known = self.counts.get(&key).filter(|(_, seen)| !rules.sliding || third - seen < 3);
+        known.map_or(0, |(count, _)| *count)
     }
 
     fn update(&mut self, op: &Op, batch: &[(u64, i8)], time: u32, rules: Rules) {
@@ -81,9 +124,9 @@ impl Model {
         for key in order {
             let values: Vec<[f32; DIM]> = batch.iter().filter(|(k, _)| *k == key).map(|(_, v)| lanes(*v)).collect();
             if !live.contains_key(&key) {
-                let count = self.counts.get(&key).unwrap_or(&0) + values.len() as u32;
-                if count < rules.admission {
-                    self.counts.insert(key, count);
+                let count = self.count(key, rules) + values.len() as u32;
+                if count < rules.threshold(key) {
+                    self.counts.insert(key, (count, self.clock / (WINDOW / 3)));
                     continue;
                 }
                 self.rows.insert(key, Row { lanes: [INITIAL; DIM], time: 0 });
@@ -125,6 +168,8 @@ pub(crate) enum Place {
 struct Run {
     place: Place,
     rules: Rules,
+    /// Some rows could expire at some time: `len` counts those that were not reclaimed.
+    could_expire: bool,
     restores: usize,
     store: Option<Store>,
     table: Option<Table>,
@@ -158,12 +203,16 @@ impl Run {
     }
 
     fn schema(&self) -> TableSchema {
-        let ttl = if self.rules.ttl == 0 { Expiry::never() } else { Expiry::after_secs(self.rules.ttl) };
-        TableSchema::new("t", DIM)
+        let Rules { admission, ttl, sliding, slots } = self.rules;
+        let schema = TableSchema::new("t", DIM)
             .optimizer(Optimizer::sgd(RATE))
             .initializer(Initializer::constant(INITIAL))
-            .admission(Admission::count(self.rules.admission))
-            .expiry(ttl)
+            .admission(if sliding { Admission::sliding(admission, WINDOW, 4000) } else { Admission::count(admission) })
+            .expiry(if ttl == 0 { Expiry::never() } else { Expiry::after_secs(ttl) });
+        if !slots {
+            return schema;
+        }
+        schema.slot_threshold(SLOT, SLOT_THRESHOLD).slot_expiry(SLOT, Expiry::after_secs(SLOT_TTL))
     }
 
     fn open(&mut self, options: StoreOptions) {
@@ -185,10 +234,11 @@ impl Run {
     fn compare(&self) {
         let expected = self.model.live(self.rules);
         assert_eq!(rows_of(self.table()), expected);
-        if self.rules.ttl == 0 {
+        if !self.could_expire {
             assert_eq!(self.table().len(), expected.len() as u64);
         }
-        let keys: Vec<u64> = (0..61).chain([u64::MAX, 1 << 63, 17]).collect();
+        let keys: Vec<u64> =
+            (0..61).chain([u64::MAX, 1 << 63, 17]).chain((0..8).map(|key| u64::from(SLOT) << 48 | key)).collect();
         let mut rows = vec![f32::NAN; keys.len() * DIM];
         let mut found = vec![true; keys.len()];
         let hits = self.table().lookup_found(&keys, &mut rows, &mut found).unwrap();
@@ -244,6 +294,14 @@ impl Run {
             Op::OpenAt(back) => self.open_at(*back),
             Op::Restore(back) => self.restore(*back),
             Op::Verify => self.verify(),
+            Op::Change(admission, ttl) => {
+                self.rules = Rules { admission: *admission, ttl: *ttl, ..self.rules };
+                self.could_expire |= self.rules.can_expire();
+                self.table = Some(self.store().create_table(self.schema()).unwrap());
+                self.settle();
+                self.model.change(self.rules);
+            }
+            Op::Sweep => self.sweep(),
         }
     }
 
@@ -253,6 +311,19 @@ impl Run {
         self.settle();
         self.pending.push_back((ticket, self.model.clone()));
     }
+
+    /// What is expired and in a commit leaves memory.
+    #[cfg(feature = "testing")]
+    fn sweep(&self) {
+        self.store().sweep_expired();
+        if self.pending.is_empty() && self.store().stats().uncommitted_rows == 0 {
+            let live = self.model.live(self.rules).len() as u64;
+            assert!(self.store().stats().tables[0].hot_rows <= live, "{live} rows live");
+        }
+    }
+
+    #[cfg(not(feature = "testing"))]
+    fn sweep(&self) {}
 
     #[cfg(feature = "testing")]
     fn step_commit(&mut self, keys: usize) {
@@ -292,6 +363,7 @@ impl Run {
     fn back_to_last_commit(&mut self) {
         self.settle_what_came_back();
         self.model = self.commits.last().map(|(_, model)| model.clone()).unwrap_or_default();
+        self.model.change(self.rules);
         assert_eq!(self.store().last_commit().map(|commit| commit.id), self.commits.last().map(|(id, _)| *id));
         self.now = self.now.min(self.model.clock.max(START) + 1000);
     }
@@ -335,7 +407,7 @@ impl Run {
         let restored = Store::open(&target, self.options().create(false)).unwrap();
         assert_eq!(restored.last_commit().unwrap().id, id);
         match restored.table("t") {
-            Ok(table) => assert_eq!(rows_of(&table), model.live(self.rules)),
+            Ok(table) => assert_eq!(rows_of(&table), model.live(model.rules)),
             Err(error) => assert!(matches!(error, Error::UnknownTable { .. }) && model.rows.is_empty()),
         }
         drop(restored);
@@ -380,10 +452,11 @@ pub(crate) fn run(ops: &[Op], rules: Rules, place: Place, hot: Option<usize>) {
     let mut run = Run {
         place,
         rules,
+        could_expire: rules.can_expire(),
         restores: 0,
         store: None,
         table: None,
-        model: Model::default(),
+        model: Model { rules, ..Model::default() },
         now: START,
         commits: Vec::new(),
         #[cfg(feature = "testing")]

@@ -24,7 +24,15 @@ impl Draws {
     }
 
     fn keys(&mut self, most: u64) -> Vec<u64> {
-        (0..self.below(most)).map(|_| if self.below(3) == 0 { self.below(60) } else { self.below(12) }).collect()
+        (0..self.below(most)).map(|_| self.key()).collect()
+    }
+
+    fn key(&mut self) -> u64 {
+        match self.below(9) {
+            0..=4 => self.below(12),
+            5..=7 => self.below(60),
+            _ => u64::from(map::SLOT) << 48 | self.below(8),
+        }
     }
 
     fn pairs(&mut self) -> Vec<(u64, i8)> {
@@ -36,7 +44,7 @@ impl Draws {
     }
 
     fn op(&mut self) -> Op {
-        match self.below(34) {
+        match self.below(37) {
             0..=7 => Op::Gradients(self.pairs(), self.step()),
             8..=10 => Op::Assign(self.pairs(), self.step()),
             11 => Op::AssignAdd(self.pairs(), self.step()),
@@ -47,6 +55,8 @@ impl Draws {
             24..=28 => Op::StepCommit(self.below(4) as usize),
             29 | 30 => Op::Checkpoint,
             31 | 32 => Op::Crash { shards: 1 + self.below(4) as usize, hot: Some(self.below(9) as usize).filter(|hot| *hot < 8) },
+            34 | 35 => Op::Sweep,
+            33 => Op::Change([1, 3][self.below(2) as usize], [0, 30, 200][self.below(3) as usize]),
             _ => Op::OpenAt(self.below(5) as usize),
         }
     }
@@ -54,7 +64,8 @@ impl Draws {
 
 fn on_a_map(case: u64) {
     let mut draws = Draws(case << 32);
-    let rules = Rules { admission: [1, 3][draws.below(2) as usize], ttl: [0, 30][draws.below(2) as usize] };
+    let (admission, ttl) = ([1, 3][draws.below(2) as usize], [0, 30][draws.below(2) as usize]);
+    let rules = Rules { admission, ttl, sliding: draws.below(2) == 0, slots: draws.below(2) == 0 };
     let ops: Vec<Op> = (0..20 + draws.below(60)).map(|_| draws.op()).collect();
     let fs = SimFs::new();
     fs.make_dirs("/disk".as_ref()).unwrap();

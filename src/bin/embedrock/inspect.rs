@@ -7,6 +7,7 @@ use embedrock::{Store, StoreOptions};
 use serde_json::json;
 
 use crate::output::{self, Outcome, say};
+use crate::watch;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -24,9 +25,21 @@ pub(crate) struct Args {
     /// Memory to open the store in
     #[arg(long, value_parser = output::size, value_name = "BYTES", default_value = "1GiB")]
     memory_budget: usize,
+    /// Follow a store that another process has open and publishes the status of: a line every second
+    #[arg(long, conflicts_with_all = ["digest", "commits"])]
+    watch: bool,
+    /// With --watch: seconds between two lines
+    #[arg(long, requires = "watch", default_value_t = 1.0, value_name = "SECONDS")]
+    every: f64,
+    /// With --watch: stop after so many lines
+    #[arg(long, requires = "watch")]
+    lines: Option<u64>,
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
+    if args.watch {
+        return watch::run(&args.store, args.every, args.lines, args.json);
+    }
     let store = Store::open(&args.store, StoreOptions::default().create(false).memory_budget(args.memory_budget))?;
     let stats = store.stats();
     let digest = args.digest.then(|| store.digest()).transpose()?.map(|digest| digest.to_string());

@@ -5,6 +5,7 @@
 
 mod bench;
 mod checkpoint;
+mod exporter;
 mod generate;
 mod inspect;
 mod output;
@@ -13,6 +14,7 @@ mod restore;
 mod text;
 mod train;
 mod verify;
+mod watch;
 
 use std::error::Error;
 use std::io::ErrorKind;

@@ -1,6 +1,7 @@
 //! `embedrock train`: a model whose embeddings live in a store.
 #![forbid(unsafe_code)]
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Subcommand;
@@ -10,6 +11,7 @@ use embedrock::train::{DeepFmOptions, Progress, train_deepfm};
 use embedrock::{Store, StoreOptions};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::exporter::published;
 use crate::output::{self, Outcome, say};
 
 #[derive(Subcommand)]
@@ -65,6 +67,9 @@ pub(crate) struct Args {
     /// Items of the synthetic stream
     #[arg(long)]
     items: Option<u64>,
+    /// Answer Prometheus here, e.g. 127.0.0.1:9090
+    #[arg(long, value_name = "ADDR")]
+    metrics: Option<SocketAddr>,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
@@ -95,7 +100,8 @@ pub(crate) fn run(model: Model) -> Outcome {
         say!("{}: {}", args.store.display(), store.recovery());
     }
     let bar = bar(source.description().samples);
-    let report = train_deepfm(&store, source, &options, &mut |progress| show(&bar, progress))?;
+    let report =
+        published(&store, args.metrics, || train_deepfm(&store, source, &options, &mut |progress| show(&bar, progress)))??;
     bar.finish_and_clear();
     if args.json {
         output::json(&report)?;
