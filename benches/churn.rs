@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use embedrock::{CommitPolicy, Store, StoreOptions};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use samples::{Sample, growth};
 use traffic::Traffic;
@@ -117,6 +117,9 @@ fn run(cli: &Cli, dir: &Path) -> Result<(), Failure> {
         store.create_table(traffic.schema())?;
         store.digest()?
     };
+    if let Some(out) = &cli.out {
+        write_series(out, &samples)?;
+    }
     let (expected, live) = unlimited(cli, dir, &traffic, batches)?;
     let figures = json!({
         "date": date(), "minutes": cli.minutes, "ids": cli.ids, "dim": cli.dim, "batch": cli.batch, "batches_a_day": cli.day,
@@ -127,7 +130,7 @@ fn run(cli: &Cli, dir: &Path) -> Result<(), Failure> {
         "summary": samples::summary(&samples),
     });
     if let Some(out) = &cli.out {
-        write_out(out, &samples, &figures)?;
+        fs::write(out.join("churn.json"), format!("{figures:#}\n"))?;
     }
     println!("{figures:#}");
     check(cli, &samples, budget, &[("the store opened again", reopened == found), ("with memory for all", expected == found)])
@@ -174,9 +177,8 @@ fn check(cli: &Cli, samples: &[Sample], budget: usize, same: &[(&str, bool)]) ->
     Ok(())
 }
 
-fn write_out(out: &Path, samples: &[Sample], figures: &Value) -> Result<(), Failure> {
+fn write_series(out: &Path, samples: &[Sample]) -> Result<(), Failure> {
     fs::create_dir_all(out)?;
-    fs::write(out.join("churn.json"), format!("{figures:#}\n"))?;
     fs::write(out.join("churn.csv"), samples::csv(samples))?;
     for chart in chart::charts(samples) {
         fs::write(out.join(format!("churn-{}.svg", chart.name)), chart.svg())?;
