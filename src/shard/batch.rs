@@ -12,7 +12,7 @@ use crate::index::TOMBSTONE_BIT;
 use crate::plant::{Bug, planted};
 use crate::segments::{self, Steps};
 use crate::simd::Add;
-use crate::slab::{PINNED, TOMBSTONE};
+use crate::slab::{NEWER_THAN_COLD, PINNED, TOMBSTONE};
 use crate::types::{Key, UnixSeconds, mix};
 
 /// What a batch does to its keys.
@@ -80,8 +80,8 @@ pub(crate) struct Plan {
 
 const EMPTY: u32 = u32::MAX;
 
-/// Distinct keys whose index lines, then metas, are brought near together.
-const GROUP: usize = 32;
+/// Distinct keys between the request for an index line and its use, and again between that for a meta and its use.
+const KEYS_AHEAD: usize = 16;
 /// Rows brought near ahead of the one being changed.
 const ROWS_AHEAD: usize = 16;
 
@@ -127,9 +127,7 @@ impl Shard {
 
     fn prepare_rows(&mut self, env: &Env<'_>, batch: &Batch, plan: &mut Plan) -> Result<()> {
         let mut missing: Vec<(u64, u32)> = Vec::new();
-        for (group, first) in plan.uniques.chunks_mut(GROUP).zip((0u32..).step_by(GROUP)) {
-            self.pin_hot(env, batch, group, first, &mut missing);
-        }
+        self.pin_hot(env, batch, &mut plan.uniques, &mut missing);
         if batch.op != Op::Prefetch {
             env.counters.updated.fetch_add(plan.uniques.len() as u64, Relaxed);
             env.counters.updated_hot.fetch_add((plan.uniques.len() - missing.len()) as u64, Relaxed);
@@ -155,25 +153,44 @@ impl Shard {
         Ok(())
     }
 
-    /// Finds and pins the rows of a group, the first of which is the `first`th key, and adds those that are not hot to `missing`.
-    fn pin_hot(&mut self, env: &Env<'_>, batch: &Batch, group: &mut [Unique], first: u32, missing: &mut Vec<(u64, u32)>) {
-        group.iter().for_each(|unique| self.prefetch_key(mix(unique.key)));
-        let mut raws = [None; GROUP];
-        for (raw, unique) in raws.iter_mut().zip(&*group) {
-            *raw = self.index.lines().candidate(mix(unique.key));
-            raw.iter().for_each(|raw| self.slab.prefetch(raw & !TOMBSTONE_BIT, 0));
+    /// Finds and pins the hot rows and adds the keys that are not hot to `missing`. A pipeline: one key's index line is asked for
+    /// while an earlier one's is read and a still earlier one's meta is.
+    fn pin_hot(&mut self, env: &Env<'_>, batch: &Batch, uniques: &mut [Unique], missing: &mut Vec<(u64, u32)>) {
+        let mut raws = [None; KEYS_AHEAD];
+        for step in 0..uniques.len() + 2 * KEYS_AHEAD {
+            if let Some(unique) = uniques.get(step) {
+                self.prefetch_key(mix(unique.key));
+            }
+            if let Some(at) = step.checked_sub(2 * KEYS_AHEAD) {
+                self.pin(env, batch, raws[at % KEYS_AHEAD], at as u32, &mut uniques[at], missing);
+            }
+            if let Some(unique) = step.checked_sub(KEYS_AHEAD).and_then(|at| uniques.get(at)) {
+                let raw = self.index.lines().candidate(mix(unique.key));
+                raw.iter().for_each(|raw| self.slab.prefetch(raw & !TOMBSTONE_BIT, 0));
+                raws[step % KEYS_AHEAD] = raw;
+            }
         }
-        for ((raw, unique), at) in raws.into_iter().zip(group).zip(first..) {
-            let Some(raw) = self.confirm(raw, unique.key, mix(unique.key)) else {
-                missing.push((mix(unique.key), at));
-                continue;
-            };
-            unique.row = raw & !TOMBSTONE_BIT;
-            let meta = self.slab.meta_mut(unique.row);
-            meta.flags |= PINNED;
-            let gone = raw & TOMBSTONE_BIT != 0 || env.schema.lifetimes().expired(unique.key, meta.time, batch.clock);
-            unique.kind = if gone { Kind::Anew } else { Kind::Live };
-        }
+    }
+
+    #[inline(always)]
+    fn pin(
+        &mut self,
+        env: &Env<'_>,
+        batch: &Batch,
+        raw: Option<u32>,
+        at: u32,
+        unique: &mut Unique,
+        missing: &mut Vec<(u64, u32)>,
+    ) {
+        let Some(raw) = self.confirm(raw, unique.key, mix(unique.key)) else {
+            missing.push((mix(unique.key), at));
+            return;
+        };
+        unique.row = raw & !TOMBSTONE_BIT;
+        let meta = self.slab.meta_mut(unique.row);
+        meta.flags |= PINNED;
+        let gone = raw & TOMBSTONE_BIT != 0 || env.schema.lifetimes().expired(unique.key, meta.time, batch.clock);
+        unique.kind = if gone { Kind::Anew } else { Kind::Live };
     }
 
     fn admits(&self, env: &Env<'_>, batch: &Batch, unique: &Unique) -> bool {
@@ -277,6 +294,7 @@ impl Shard {
         (added, touched)
     }
 
+    #[inline(always)]
     fn prefetch_row(&self, env: &Env<'_>, unique: &Unique) {
         if unique.kind != Kind::Skip {
             self.slab.prefetch(unique.row, env.schema.row_bytes());
@@ -307,6 +325,7 @@ impl Shard {
         (-1, removed)
     }
 
+    #[inline(always)]
     fn apply_value(&mut self, env: &Env<'_>, batch: &Batch, unique: &Unique, value: &[f32]) -> (i64, bool) {
         let mut added = 0;
         match unique.kind {
@@ -330,12 +349,16 @@ impl Shard {
                 added = 1;
             }
         }
-        self.counts.take(unique.key);
+        if !self.counts.is_empty() {
+            self.counts.take(unique.key);
+        }
         if unique.kind != Kind::Live && env.schema.admission_ref().is_sliding() {
             env.filter.note(unique.key, Seen::Admitted);
         }
         let dim = env.schema.dim();
-        let (weights, state) = self.slab.row_mut(unique.row).split_at_mut(dim);
+        let uncommitted = self.uncommitted_bit();
+        let (meta, lanes) = self.slab.entry_mut(unique.row);
+        let (weights, state) = lanes.split_at_mut(dim);
         match batch.op {
             Op::Gradients => batch.steps.apply(weights, state, value),
             Op::Assign => weights.copy_from_slice(value),
@@ -345,11 +368,13 @@ impl Shard {
         if batch.op != Op::Gradients {
             batch.steps.follow(weights, state);
         }
-        let meta = self.slab.meta_mut(unique.row);
-        meta.flags &= !PINNED;
         meta.time = meta.time.max(batch.time);
         meta.touches = meta.touches.saturating_add(1);
-        self.mark_uncommitted(unique.key, unique.row, env.context);
+        let is_first = !meta.has(uncommitted);
+        meta.flags = meta.flags & !PINNED | uncommitted | NEWER_THAN_COLD;
+        if is_first {
+            self.note_uncommitted(unique.key, env.context);
+        }
         (added, true)
     }
 

@@ -122,10 +122,15 @@ impl Shard {
     }
 
     /// Before a batch changes a row: if the delta being written still needs it, its image is kept.
+    #[inline(always)]
     pub(super) fn keep_for_delta(&mut self, key: Key, row: u32, context: &Context) {
-        if !self.slab.meta(row).has(self.owed_bit()) || planted(Bug::NoCopyOnUpdate) {
-            return;
+        if self.slab.meta(row).has(self.owed_bit()) && !planted(Bug::NoCopyOnUpdate) {
+            self.keep_image(key, row, context);
         }
+    }
+
+    #[inline(never)]
+    fn keep_image(&mut self, key: Key, row: u32, context: &Context) {
         let before = self.cut.kept.images.len();
         let mut kept = std::mem::take(&mut self.cut.kept);
         self.move_out(key, row, &mut kept);

@@ -222,12 +222,17 @@ impl Shard {
     fn mark_uncommitted(&mut self, key: Key, row: u32, context: &Context) {
         let bit = self.uncommitted_bit();
         let meta = self.slab.meta_mut(row);
-        if !meta.has(bit) {
-            meta.flags |= bit;
-            self.uncommitted += 1;
-            self.push_dirty(key, context);
+        let is_first = !meta.has(bit);
+        meta.flags |= bit | crate::slab::NEWER_THAN_COLD;
+        if is_first {
+            self.note_uncommitted(key, context);
         }
-        self.slab.meta_mut(row).flags |= crate::slab::NEWER_THAN_COLD;
+    }
+
+    /// A row became one that the open delta needs.
+    fn note_uncommitted(&mut self, key: Key, context: &Context) {
+        self.uncommitted += 1;
+        self.push_dirty(key, context);
     }
 
     /// The list is cleaned before it would outgrow the rows, so updates between two far commits don't pile up.

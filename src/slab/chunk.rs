@@ -84,6 +84,12 @@ impl Chunk {
     }
 
     #[inline(always)]
+    pub(super) fn entry_mut(&mut self, at: usize) -> (&mut RowMeta, &mut [f32]) {
+        // SAFETY: as in `row_mut` and `meta_mut`; metas and lanes do not overlap.
+        unsafe { (&mut *self.meta_ptr(at), std::slice::from_raw_parts_mut(self.row_ptr(at), self.lanes)) }
+    }
+
+    #[inline(always)]
     pub(super) fn meta(&self, at: usize) -> RowMeta {
         // SAFETY: valid, initialised, and aligned: metas begin where the chunk does.
         unsafe { *self.meta_ptr(at) }

@@ -223,6 +223,13 @@ impl Slab {
         self.chunks[index].row_mut(at)
     }
 
+    /// The row's meta and lanes, to change.
+    #[inline(always)]
+    pub(crate) fn entry_mut(&mut self, row: u32) -> (&mut RowMeta, &mut [f32]) {
+        let (index, at) = self.split(row);
+        self.chunks[index].entry_mut(at)
+    }
+
     /// The row's time and flags.
     #[inline(always)]
     pub(crate) fn meta(&self, row: u32) -> RowMeta {
