@@ -101,6 +101,25 @@ impl Catalog {
                 }
                 Ok(())
             }
+            Frame::Quantized { table, lanes, dim, codec, images } => {
+                let table = self.need(*table)?;
+                let schema = table.schema();
+                if (*lanes as usize, *dim as usize) != (schema.lanes(), schema.dim()) {
+                    return Err(LoadError::Invalid(format!("rows of {lanes} values in a table of {}", schema.lanes())));
+                }
+                let (mut embedding, mut row) = (vec![0.0; schema.dim()], Vec::new());
+                for (key, time, bytes) in images.iter() {
+                    let (encoded, state) = bytes.split_at(codec.encoded_bytes(schema.dim()).min(bytes.len()));
+                    if !codec.decode(encoded, &mut embedding) {
+                        return Err(LoadError::Invalid(format!("key {key} has another length than its encoding")));
+                    }
+                    row.clear();
+                    row.extend(embedding.iter().flat_map(|value| value.to_le_bytes()));
+                    row.extend_from_slice(state);
+                    write(table.shard(key)).load(&table.env(&schema), key, time, &row)?;
+                }
+                Ok(())
+            }
             Frame::Removed { table, keys } => {
                 let table = self.need(*table)?;
                 let schema = table.schema();

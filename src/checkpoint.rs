@@ -124,6 +124,12 @@ fn write_table(writer: &mut LogWriter, table: &TableInner) -> Result<()> {
             }
         }
     }
+    write_filter(writer, table)
+}
+
+/// The table's admission filter, if it has one.
+pub(crate) fn write_filter(writer: &mut LogWriter, table: &TableInner) -> Result<()> {
+    let mut part = Part::default();
     if table.filter_bytes() == 0 {
         return Ok(());
     }

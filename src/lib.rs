@@ -23,6 +23,8 @@ mod pins;
 mod plan;
 mod plant;
 mod quantize;
+#[cfg(feature = "remote")]
+mod quantized;
 mod recovery;
 #[cfg(feature = "remote")]
 mod remote;
@@ -54,7 +56,7 @@ pub use options::{CommitPolicy, Retention, StoreOptions};
 pub use plan::{Plan, plan};
 pub use quantize::Quantization;
 #[cfg(feature = "remote")]
-pub use remote::{Copy, Remote, Transfer};
+pub use remote::{Copy, Remote, Transfer, Upload};
 pub use restore::{Restore, RestoreReport, restore, restore_with};
 pub use schema::{Missing, TableSchema};
 pub use segments::Segment;

@@ -12,6 +12,7 @@ use crate::kill_point::{KillPoint, reach};
 use crate::log::{Mark, MarkRecord};
 use crate::options::StoreOptions;
 use crate::pins::Pins;
+use crate::quantize::Quantization;
 use crate::recovery::{Chain, Identity, Rebuilt, Site, Survey, choose, rebuild, survey};
 use crate::types::{At, CommitId};
 use crate::view::View;
@@ -25,6 +26,8 @@ pub struct RestoreReport {
     pub tables: Vec<(String, u64)>,
     /// Bytes of the trainer's state that came along.
     pub state_bytes: u64,
+    /// How embeddings had been encoded, if it came from a quantised copy: its rows are near those of the commit, and not the same.
+    pub quantization: Option<Quantization>,
 }
 
 /// Restores the state of store `source` at a commit into `target`, which must not exist.
@@ -213,7 +216,7 @@ fn report(rebuilt: &Rebuilt) -> RestoreReport {
         (table.schema().name().to_owned(), u64::try_from(rows).unwrap_or(0))
     };
     let tables = rebuilt.catalog.tables().iter().map(rows).collect();
-    RestoreReport { commit: record.id, tables, state_bytes: state.len() as u64 }
+    RestoreReport { commit: record.id, tables, state_bytes: state.len() as u64, quantization: None }
 }
 
 /// The seed stays, so keys that were never seen begin as they would have; the identity does not.

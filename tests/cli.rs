@@ -163,11 +163,18 @@ fn a_store_in_use_names_the_process_that_holds_it() {
     let place = Place::new();
     let store = Store::open(place.path("s"), StoreOptions::default().memory_budget(24 << 20)).unwrap();
     let holder = format!("s is in use by process {}", std::process::id());
-    for line in ["inspect s", "checkpoint s", "verify s", "restore s --to t", "train deepfm --store s --samples 10"] {
+    for line in ["inspect s", "checkpoint s", "verify s", "train deepfm --store s --samples 10"] {
         place.fails(line, 1, &[&holder, "close the other store first"]);
     }
+    store.create_table(TableSchema::new("t", 2)).unwrap().assign(&[1], &[0.5; 2], &Update::at(5)).unwrap();
+    let commit = store.commit(b"").unwrap();
+    let digest = store.digest().unwrap().to_string();
+    // What only reads sees the last commit.
+    assert_eq!(place.json("checkpoint s --to copies")["commit"].as_str(), Some(&*commit.to_string()));
+    place.ok("restore s --to t");
     drop(store);
-    assert!(place.ok("inspect s").contains("s: empty, without a commit yet"));
+    place.ok("restore --from copies --to u");
+    assert_eq!((place.digest("t"), place.digest("u")), (digest.clone(), digest));
 }
 
 #[test]
@@ -270,7 +277,7 @@ fn a_copy_elsewhere_is_sent_listed_and_restored() {
     assert!(place.ok("checkpoint s --to elsewhere").contains(" 0 B sent of "));
     let listed = place.json("restore --from elsewhere --list");
     let newest = listed[0]["commit"].as_str().unwrap();
-    assert!(place.ok("restore --from elsewhere --list").contains(&format!("commit {newest} (")));
+    assert!(place.ok("restore --from elsewhere --list").contains(&format!("commit {newest} of store ")));
     place.ok("restore --from elsewhere --to t");
     assert_eq!(place.digest("t"), place.digest("s"));
     let first = listed[0]["commits"][0].as_str().unwrap();
@@ -278,6 +285,15 @@ fn a_copy_elsewhere_is_sent_listed_and_restored() {
     place.ok(&format!("restore s --to v --at {first}"));
     assert_eq!(place.digest("u"), place.digest("v"));
     place.ok("restore --from elsewhere --dry-run");
+    let packed = place.json("checkpoint s --to packed --zstd --quantize bf16 --recheck");
+    assert!(packed["bytes_sent"].as_u64().unwrap() < sent["bytes_sent"].as_u64().unwrap(), "{packed} after {sent}");
+    let listed = place.json("restore --from packed --list");
+    assert_eq!((listed[0]["compressed"].as_bool(), listed[0]["quantization"].as_str()), (Some(true), Some("bf16")));
+    let id = listed[0]["store"].as_str().unwrap();
+    assert!(place.ok(&format!("restore --from packed --to p --store-id {id} --shards 3")).contains("quantised"));
+    assert_ne!(place.digest("p"), place.digest("s"));
+    place.fails("restore --from packed --to q --store-id ffff0000", 1, &["no copy"]);
+    assert_eq!(place.run("checkpoint s --zstd").code, Some(2));
     place.fails("restore --from elsewhere --to t", 1, &["t exists"]);
     place.fails("restore --from s3://bucket/x --to w", 1, &["Cargo feature s3"]);
     place.fails("restore s --from elsewhere --to w", 2, &[]);

@@ -7,7 +7,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use embedrock::{At, CommitId, Error, Remote, Retention, Store, StoreOptions, TableSchema, Transfer, Update};
+use embedrock::{
+    At, CommitId, Error, Initializer, Optimizer, Quantization, Remote, Retention, Store, StoreOptions, TableSchema, Transfer,
+    Update, Upload,
+};
 
 const DIM: usize = 8;
 
@@ -89,13 +92,20 @@ fn a_copy_sends_what_is_new_and_comes_back_bit_for_bit() {
         let third_digest = committed(&store, dir.path());
         upload(&store, &remote);
         drop(store);
+        // Which store's newest is meant must be said.
+        let ids: Vec<String> = remote.copies().unwrap().iter().map(|copy| copy.store_id()).collect();
+        let error = remote.restore(At::Latest, dir.path().join("none"), |restore| restore, &mut |_| ()).unwrap_err();
+        assert!(matches!(error, Error::InvalidOption { option: "store", .. }), "{error}");
+        assert!(ids.iter().all(|id| error.to_string().contains(id)), "{error}");
+        let [here, there] = [ids.first(), ids.last()].map(|id| remote.of_store(&id.unwrap()[..9]));
         for (name, at, expected) in [
             ("newest", At::Latest, (third, third_digest)),
             ("second", At::Commit(second), (second, second_digest)),
             ("first", At::Commit(first), (first, first_digest)),
         ] {
             let target = dir.path().join(name);
-            assert_eq!(restore(&remote, at, &target), expected, "{name}");
+            let of = if name == "newest" { &there } else { &here };
+            assert_eq!(restore(of, at, &target), expected, "{name}");
             std::fs::remove_dir_all(target).unwrap();
         }
         let error = remote.restore(At::Latest, &older, |restore| restore, &mut |_| ()).unwrap_err();
@@ -257,4 +267,233 @@ fn a_place_that_is_not_known_is_named() {
     let store = Store::open(dir.path().join("store"), options()).unwrap();
     let error = store.upload(&Remote::open("memory:").unwrap(), &mut |_| ()).unwrap_err();
     assert!(matches!(error, Error::UnknownCommit { .. }), "{error}");
+}
+
+/// Rows of Adagrad, as training leaves them.
+fn adagrad(store: &Store) {
+    let schema = TableSchema::new("t", DIM).optimizer(Optimizer::adagrad(0.05)).initializer(Initializer::uniform(0.05));
+    let table = store.create_table(schema).unwrap();
+    for batch in 0..30u64 {
+        let keys: Vec<u64> = (0..400).map(|k| (batch * 7919 + k * k) % 3000).collect();
+        let noise = |i: u64| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as f32 / 16_777_216.0 - 0.5;
+        let grads: Vec<f32> = (0..(keys.len() * DIM) as u64).map(|i| noise(i + batch * 99_991)).collect();
+        table.apply_gradients(&keys, &grads, &Update::at(1_700_000_000 + batch)).unwrap();
+        if batch % 10 == 5 {
+            store.commit(&batch.to_le_bytes()).unwrap();
+            store.checkpoint().unwrap();
+        }
+    }
+    store.commit(b"trained").unwrap();
+}
+
+fn rows(store: &Path) -> Vec<(u64, u32, Vec<f32>, Vec<f32>)> {
+    let mut rows = Vec::new();
+    let store = Store::open(store, options().create(false)).unwrap();
+    let table = store.table("t").unwrap();
+    table
+        .for_each_row(|key, time, embedding, state| {
+            rows.push((key, time, embedding.to_vec(), state.to_vec()));
+            Ok(())
+        })
+        .unwrap();
+    rows.sort_by_key(|row| row.0);
+    rows
+}
+
+#[test]
+fn a_compressed_copy_is_smaller_and_comes_back_bit_for_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, place) = (Store::open(dir.path().join("store"), options()).unwrap(), dir.path().join("copies"));
+    adagrad(&store);
+    let remote = Remote::open(place.to_str().unwrap()).unwrap();
+    let packed = Upload::default().compress(3);
+    let sent = store.upload_as(&remote, &packed, &mut |_| ()).unwrap();
+    assert!(sent.moved < sent.total * 9 / 10 && sent.done == sent.total, "{sent:?}");
+    assert_eq!(store.upload_as(&remote, &packed, &mut |_| ()).unwrap().moved, 0);
+    let copies = remote.copies().unwrap();
+    assert_eq!((copies.len(), copies[0].compressed, copies[0].quantization), (1, true, None));
+    let target = dir.path().join("restored");
+    assert_eq!(restore(&remote, At::Latest, &target).1, store.digest().unwrap().to_string());
+    std::fs::remove_dir_all(&target).unwrap();
+    // A plain copy beside it has chunks of its own.
+    upload(&store, &remote);
+    assert_eq!(restore(&remote, At::Latest, &target).1, store.digest().unwrap().to_string());
+    std::fs::remove_dir_all(&target).unwrap();
+    std::fs::remove_file(place.join("copies").join(&remote.copies().unwrap()[1].name)).unwrap();
+    for object in files_below(&place.join("chunks")).iter().filter(|path| path.extension().is_some()) {
+        let whole = std::fs::read(object).unwrap();
+        for at in [0, 1, whole.len() / 2, whole.len() - 1] {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 0x10;
+            std::fs::write(object, flipped).unwrap();
+            let error = remote.restore(At::Latest, &target, |restore| restore, &mut |_| ()).unwrap_err().to_string();
+            assert!(error.contains(object.file_name().unwrap().to_str().unwrap()) && !target.exists(), "byte {at}: {error}");
+            let _ = std::fs::remove_dir_all(dir.path().join("tmp-copy-restored"));
+        }
+        std::fs::write(object, whole).unwrap();
+    }
+    restore(&remote, At::Latest, &target);
+}
+
+#[test]
+fn a_quantised_copy_has_rows_as_near_as_is_said_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = Store::open(&path, options()).unwrap();
+    adagrad(&store);
+    let (digest, commit) = (store.digest().unwrap().to_string(), store.durable_commit().unwrap());
+    train_past(&store);
+    let remote = Remote::open("memory:").unwrap();
+    let whole = upload(&store, &Remote::open("memory:").unwrap()).total;
+    for (codec, near) in [(Quantization::Bf16, 1.0 / 256.0), (Quantization::Int8, 1.0 / 255.0), (Quantization::F16, 1.0 / 2048.0)]
+    {
+        let upload = Upload::default().quantize(codec).memory_budget(24 << 20).scratch(dir.path());
+        let sent = store.upload_as(&remote, &upload, &mut |_| ()).unwrap();
+        assert!(sent.total < whole, "{codec}: {sent:?} of {whole}");
+        assert_eq!(store.upload_as(&remote, &upload, &mut |_| ()).unwrap().moved, 0, "{codec}: the same again");
+        let copy = remote.copies().unwrap().pop().unwrap();
+        assert_eq!((copy.commit, copy.quantization, copy.commits.len()), (commit, Some(codec), 1));
+        let target = dir.path().join(codec.name());
+        let report = remote.restore(At::Latest, &target, |restore| restore, &mut |_| ()).unwrap();
+        assert_eq!((report.commit, report.quantization), (commit, Some(codec)));
+        assert_ne!(self::digest(&target), digest);
+        let exact = dir.path().join("exact");
+        let _ = std::fs::remove_dir_all(&exact);
+        embedrock::restore(&path, At::Commit(commit), &exact).unwrap();
+        let (mut changed, expected) = (0, rows(&exact));
+        for (row, quantised) in expected.iter().zip(rows(&target)) {
+            assert_eq!((row.0, row.1, &row.3), (quantised.0, quantised.1, &quantised.3), "{codec}");
+            let most = row.2.iter().fold(0f32, |most, x| most.max(x.abs()));
+            assert!(
+                row.2.iter().zip(&quantised.2).all(|(x, y)| (x - y).abs() <= most * 1.01 * near),
+                "{codec}: {row:?} {quantised:?}"
+            );
+            changed += usize::from(row.2 != quantised.2);
+        }
+        assert!(changed > expected.len() / 2, "{codec}: {changed}");
+        // It is a store like any other: it goes on, commits and is copied again.
+        let again = Store::open(&target, options()).unwrap();
+        assert_eq!(
+            (&again.last_commit().unwrap().state[..], again.table("t").unwrap().len()),
+            (&b"trained"[..], expected.len() as u64)
+        );
+        adagrad(&again);
+        let after = again.digest().unwrap().to_string();
+        drop(again);
+        assert_eq!(self::digest(&target), after);
+        assert!(embedrock::verify(&target).unwrap().damage.is_empty());
+    }
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().starts_with("embedrock-")), "{left:?}");
+}
+
+/// Updates that no commit holds: no part of any copy.
+fn train_past(store: &Store) {
+    store.table("t").unwrap().assign(&[1, 2], &[9.0; 2 * DIM], &Update::at(0)).unwrap();
+}
+
+#[test]
+fn an_interrupted_quantised_copy_is_not_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path().join("store"), options()).unwrap();
+    adagrad(&store);
+    let upload = Upload::default().quantize(Quantization::Int8).compress(1).memory_budget(24 << 20).scratch(dir.path());
+    for nth in 1.. {
+        let remote = Remote::open("memory:").unwrap();
+        remote.fail_from(nth);
+        let result = store.upload_as(&remote, &upload, &mut |_| ());
+        remote.fail_from(0);
+        if result.is_ok() {
+            assert!(nth > 3, "{nth}");
+            break;
+        }
+        assert_eq!(remote.copies().unwrap(), [], "interrupted at call {nth}");
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "temporary files");
+}
+
+#[test]
+fn one_copy_that_cannot_be_read_stands_in_the_way_of_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, place) = (Store::open(dir.path().join("store"), options()).unwrap(), dir.path().join("copies"));
+    let remote = Remote::open(place.to_str().unwrap()).unwrap();
+    let mut commits = Vec::new();
+    for part in 0..2 {
+        commits.push(work(&store, part * 20, part * 20 + 20));
+        upload(&store, &remote);
+    }
+    let newest = place.join("copies").join(&remote.copies().unwrap()[1].name);
+    let whole = std::fs::read(&newest).unwrap();
+    let mut newer = whole.clone();
+    newer[8] = 3;
+    for (bytes, typed) in [(whole[..whole.len() / 2].to_vec(), false), (newer, true)] {
+        std::fs::write(&newest, bytes).unwrap();
+        assert_eq!(remote.copies().unwrap().len(), 1);
+        let unreadable = remote.unreadable().unwrap();
+        assert!(unreadable.len() == 1 && newest.ends_with(&unreadable[0].0), "{unreadable:?}");
+        assert_eq!(matches!(unreadable[0].1, Error::FormatTooNew { .. }), typed);
+        let target = dir.path().join("restored");
+        let error = remote.restore(At::Latest, &target, |restore| restore, &mut |_| ()).unwrap_err();
+        assert_eq!(error.to_string(), unreadable[0].1.to_string());
+        assert_eq!(restore(&remote, At::Commit(commits[0]), &target).0, commits[0]);
+        std::fs::remove_dir_all(&target).unwrap();
+        upload(&store, &remote);
+        let copies = remote.copies().unwrap();
+        assert_eq!((copies.len(), copies[1].commit), (2, commits[1]));
+        assert_eq!(restore(&remote, At::Latest, &target).0, commits[1]);
+        std::fs::remove_dir_all(&target).unwrap();
+        std::fs::remove_file(place.join("copies").join(&copies[1].name)).unwrap();
+    }
+}
+
+#[test]
+fn a_damaged_chunk_of_the_right_length_is_mended_by_an_upload_that_rechecks() {
+    for compress in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, place) = (Store::open(dir.path().join("store"), options()).unwrap(), dir.path().join("copies"));
+        adagrad(&store);
+        let remote = Remote::open(place.to_str().unwrap()).unwrap();
+        let plain = if compress { Upload::default().compress(3) } else { Upload::default() };
+        store.upload_as(&remote, &plain, &mut |_| ()).unwrap();
+        let object =
+            files_below(&place.join("chunks")).into_iter().max_by_key(|path| std::fs::metadata(path).unwrap().len()).unwrap();
+        let mut bytes = std::fs::read(&object).unwrap();
+        bytes[100] ^= 1;
+        std::fs::write(&object, bytes).unwrap();
+        let target = dir.path().join("restored");
+        assert_eq!(store.upload_as(&remote, &plain, &mut |_| ()).unwrap().moved, 0);
+        let error = remote.restore(At::Latest, &target, |restore| restore, &mut |_| ()).unwrap_err();
+        assert!(error.to_string().contains("recheck"), "{error}");
+        let mended = store.upload_as(&remote, &plain.clone().recheck(true), &mut |_| ()).unwrap().moved;
+        assert_eq!(mended, std::fs::metadata(&object).unwrap().len());
+        assert_eq!(store.upload_as(&remote, &plain.recheck(true), &mut |_| ()).unwrap().moved, 0);
+        assert_eq!(restore(&remote, At::Latest, &target).1, store.digest().unwrap().to_string());
+    }
+}
+
+#[test]
+fn a_restore_that_goes_on_takes_no_file_of_another_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path().join("store"), options()).unwrap();
+    let remote = Remote::open("memory:").unwrap();
+    let first = work(&store, 0, 20);
+    upload(&store, &remote);
+    let second = work(&store, 20, 40);
+    upload(&store, &remote);
+    // The newer copy is fetched whole, and the restore then fails.
+    let target = dir.path().join("restored");
+    let failed = remote.restore(At::Latest, &target, |restore| restore.tables(["none"]), &mut |_| ());
+    assert!(matches!(failed, Err(Error::UnknownTable { .. })), "{failed:?}");
+    let downloaded = dir.path().join("tmp-copy-restored");
+    assert!(!files_below(&downloaded).is_empty());
+    assert_eq!(restore(&remote, At::Commit(first), &target).0, first);
+    std::fs::remove_dir_all(&target).unwrap();
+    // And a copy of another store's, with more files than are wanted.
+    let other = Store::open(dir.path().join("other"), options()).unwrap();
+    work(&other, 100, 160);
+    let elsewhere = Remote::open("memory:").unwrap();
+    upload(&other, &elsewhere);
+    let failed = elsewhere.restore(At::Latest, &target, |restore| restore.tables(["none"]), &mut |_| ());
+    assert!(failed.is_err() && !files_below(&downloaded).is_empty());
+    assert_eq!(restore(&remote, At::Latest, &target).0, second);
 }

@@ -22,7 +22,7 @@ const ROWS: &[&[&str]] = &[
     &["checkpoint"],
     &["recovery"],
     &["view"],
-    &["restore", "verify"],
+    &["restore", "verify", "quantized"],
     &["remote"],
     &["store"],
     &["replica"],

@@ -4,6 +4,7 @@
 use super::record::CommitRecord;
 use crate::admission::{IMAGE_BYTES, Images, Shape};
 use crate::codec::Reader;
+use crate::quantize::Quantization;
 use crate::types::{Key, TableId, UnixSeconds};
 
 const CREATE_TABLE: u8 = 1;
@@ -15,6 +16,7 @@ const COUNTS: u8 = 6;
 const STATE: u8 = 7;
 pub(super) const COMMIT: u8 = 8;
 const FILTER: u8 = 9;
+const QUANTIZED: u8 = 10;
 
 const IMAGE_HEADER_BYTES: usize = 16;
 
@@ -29,6 +31,8 @@ pub(crate) enum Frame<'a> {
     Settings { table: TableId, schema: &'a [u8] },
     /// After-images of rows of `lanes` f32s.
     Rows { table: TableId, lanes: u32, images: Rows<'a> },
+    /// As `Rows`, with the embeddings, `dim` of the lanes, in fewer bytes: in copies that say so.
+    Quantized { table: TableId, lanes: u32, dim: u32, codec: Quantization, images: Rows<'a> },
     /// Tombstones.
     Removed { table: TableId, keys: Keys<'a> },
     /// Admission counts; 0 means gone.
@@ -112,6 +116,15 @@ impl<'a> Frame<'a> {
                     images: Rows { bytes, size },
                 })
             }
+            QUANTIZED => {
+                let (lanes, dim, code) = (reader.u32()?, reader.u32()?, reader.u32()?);
+                let codec = Quantization::from_code(u8::try_from(code).ok()?)?;
+                let state = (lanes.checked_sub(dim)? as usize).checked_mul(4)?;
+                let size = codec.encoded_bytes(dim as usize).checked_add(state)?.checked_add(IMAGE_HEADER_BYTES)?;
+                let bytes = reader.rest();
+                let images = Rows { bytes, size };
+                (dim > 0 && bytes.len().is_multiple_of(size)).then_some(Frame::Quantized { table, lanes, dim, codec, images })
+            }
             REMOVED => reader.rest().len().is_multiple_of(8).then_some(Frame::Removed { table, keys: Keys(reader.rest()) }),
             COUNTS => reader.rest().len().is_multiple_of(12).then_some(Frame::Counts { table, counts: Counts(reader.rest()) }),
             FILTER => {
@@ -173,6 +186,17 @@ impl FrameBuf {
         FrameBuf { kind: ROWS, early: false, payload }
     }
 
+    /// Images whose embeddings, of `dim` f32s, are encoded; the rest of their `lanes` is not.
+    #[cfg(feature = "remote")]
+    pub(crate) fn quantized(table: TableId, (lanes, dim): (usize, usize), codec: Quantization, images: &[u8]) -> FrameBuf {
+        let mut head = Vec::with_capacity(images.len() + 12);
+        for number in [lanes as u32, dim as u32, u32::from(codec.code())] {
+            head.extend_from_slice(&number.to_le_bytes());
+        }
+        head.extend_from_slice(images);
+        FrameBuf::of_table(QUANTIZED, table, &head)
+    }
+
     pub(crate) fn removed(table: TableId, keys: &[Key]) -> FrameBuf {
         let bytes: Vec<u8> = keys.iter().flat_map(|key| key.to_le_bytes()).collect();
         FrameBuf::of_table(REMOVED, table, &bytes)
@@ -202,5 +226,36 @@ impl FrameBuf {
 
     pub(crate) fn commit(record: &CommitRecord) -> FrameBuf {
         FrameBuf { kind: COMMIT, early: false, payload: record.encode() }
+    }
+}
+
+#[cfg(all(test, feature = "remote"))]
+mod tests {
+    use super::*;
+
+    /// Bytes that may lie on a disk: they are these for ever.
+    #[test]
+    fn quantised_rows_are_those_of_the_format() {
+        let mut images = Vec::new();
+        images.extend_from_slice(&9u64.to_le_bytes());
+        images.extend_from_slice(&[5, 0, 0, 0, 0, 0, 0, 0]);
+        Quantization::Bf16.encode(&[1.0, -0.5], &mut images);
+        images.extend_from_slice(&3f32.to_le_bytes());
+        let frame = FrameBuf::quantized(TableId(7), (3, 2), Quantization::Bf16, &images);
+        let head = [7, 0, 0, 0, 3, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0];
+        let image = [9, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0x80, 0x3f, 0x00, 0xbf, 0, 0, 0x40, 0x40];
+        assert_eq!((frame.kind, frame.payload.clone()), (10, [&head[..], &image].concat()));
+        let Some(Frame::Quantized { table: TableId(7), lanes: 3, dim: 2, codec: Quantization::Bf16, images }) =
+            Frame::decode(10, &frame.payload)
+        else {
+            panic!("another frame");
+        };
+        assert_eq!(images.iter().collect::<Vec<_>>(), [(9, 5, &image[16..])]);
+        for (at, byte) in [(4, 1), (8, 0), (8, 9), (12, 0), (12, 5), (13, 1), (7, 0xff)] {
+            let mut other = frame.payload.clone();
+            other[at] = byte;
+            assert_eq!(Frame::decode(10, &other), None, "byte {at}");
+        }
+        assert_eq!(Frame::decode(10, &frame.payload[..frame.payload.len() - 1]), None);
     }
 }

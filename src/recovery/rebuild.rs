@@ -182,7 +182,9 @@ fn pool(threads: usize) -> Result<Option<rayon::ThreadPool>> {
 }
 
 fn open_cold(site: &Site<'_>, options: &StoreOptions, budget: &Budget, base: Option<&Manifest>) -> Result<Arc<dyn ColdTier>> {
-    let from = base.map(|base| names::base(site.dir, base.number).join(names::COLD));
+    // A quantised copy has all its rows in one file.
+    let has_cold = |base: &&Manifest| base.files.iter().any(|file| file.name != names::HOT_ROWS);
+    let from = base.filter(has_cold).map(|base| names::base(site.dir, base.number).join(names::COLD));
     if let (Some(base), Some(_)) = (base, &from) {
         check_cold_files(site, base)?;
     }

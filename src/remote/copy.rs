@@ -7,6 +7,7 @@ use super::CHUNK_BYTES;
 use crate::codec::Reader;
 use crate::error::{Error, Result};
 use crate::fs::names;
+use crate::quantize::Quantization;
 use crate::types::{CommitHash, CommitId};
 
 /// Where the manifests lie.
@@ -15,7 +16,9 @@ pub(super) const COPIES: &str = "copies";
 pub(super) const CHUNKS: &str = "chunks";
 
 const MAGIC: &[u8; 8] = b"EMBRCOPY";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// The version of copies that are neither compressed nor quantised.
+const PLAIN_VERSION: u32 = 1;
 const HASH_BYTES: usize = 32;
 /// The largest manifest that is read: one of some terabytes.
 pub(super) const MAX_MANIFEST_BYTES: u64 = 64 << 20;
@@ -32,6 +35,10 @@ pub struct Copy {
     pub hash: CommitHash,
     /// The commits that can be restored from it, oldest first; the newest is the last.
     pub commits: Vec<CommitId>,
+    /// How embeddings were encoded: what is restored has other rows, and another digest, than the commit.
+    pub quantization: Option<Quantization>,
+    /// Whether its chunks are compressed.
+    pub compressed: bool,
     pub(super) store: [u8; 16],
     pub(super) files: Vec<CopiedFile>,
 }
@@ -46,9 +53,9 @@ pub(super) struct CopiedFile {
     pub(super) chunks: Vec<[u8; HASH_BYTES]>,
 }
 
-/// The name of a chunk's object.
-pub(super) fn chunk_name(hash: &[u8; HASH_BYTES]) -> String {
-    format!("{CHUNKS}/{}", blake3::Hash::from_bytes(*hash).to_hex())
+/// The name of a chunk's object, after the bytes as they are.
+pub(super) fn chunk_name(hash: &[u8; HASH_BYTES], compressed: bool) -> String {
+    format!("{CHUNKS}/{}{}", blake3::Hash::from_bytes(*hash).to_hex(), if compressed { ".zst" } else { "" })
 }
 
 impl CopiedFile {
@@ -64,12 +71,22 @@ impl Copy {
         self.files.iter().map(|file| file.bytes).sum()
     }
 
+    /// Which store it is a copy of: 32 hexadecimal digits.
+    pub fn store_id(&self) -> String {
+        self.store.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
-        out.extend_from_slice(&VERSION.to_le_bytes());
+        let plain = !self.compressed && self.quantization.is_none();
+        out.extend_from_slice(&(if plain { PLAIN_VERSION } else { VERSION }).to_le_bytes());
         out.extend_from_slice(&self.store);
         put_id(&mut out, self.commit);
         out.extend_from_slice(&self.hash.0);
+        if !plain {
+            out.push(u8::from(self.compressed));
+            out.push(self.quantization.map_or(0, Quantization::code));
+        }
         out.extend_from_slice(&(self.commits.len() as u32).to_le_bytes());
         self.commits.iter().for_each(|id| put_id(&mut out, *id));
         out.extend_from_slice(&(self.files.len() as u32).to_le_bytes());
@@ -99,13 +116,20 @@ impl Copy {
         if blake3::hash(body).as_bytes() != hash {
             return Err(damaged("the manifest's hash does not match"));
         }
-        Self::read(name, &mut reader).filter(|_| reader.is_empty()).ok_or_else(|| damaged("the manifest's parts do not fit"))
+        Self::read(name, version, &mut reader)
+            .filter(|_| reader.is_empty())
+            .ok_or_else(|| damaged("the manifest's parts do not fit"))
     }
 
-    fn read(name: &str, reader: &mut Reader<'_>) -> Option<Copy> {
+    fn read(name: &str, version: u32, reader: &mut Reader<'_>) -> Option<Copy> {
         let store = reader.bytes(16)?.try_into().ok()?;
         let commit = id(reader)?;
         let hash = CommitHash(reader.bytes(16)?.try_into().ok()?);
+        let (compressed, quantization) = match version {
+            PLAIN_VERSION => (false, None),
+            VERSION => (flag(reader.u8()?)?, codec(reader.u8()?)?),
+            _ => return None,
+        };
         let commits = (0..reader.u32()?).map(|_| id(reader)).collect::<Option<Vec<_>>>()?;
         let count = reader.u32().filter(|count| *count <= MAX_FILES)?;
         let files = (0..count).map(|_| CopiedFile::read(reader)).collect::<Option<Vec<_>>>()?;
@@ -114,7 +138,7 @@ impl Copy {
         let sound = commits.last() == Some(&commit) && seen.windows(2).all(|pair| pair[0] != pair[1]);
         // The sum of their lengths is a number too.
         files.iter().try_fold(0u64, |sum, file| sum.checked_add(file.bytes))?;
-        sound.then_some(Copy { name: name.to_owned(), commit, hash, commits, store, files })
+        sound.then_some(Copy { name: name.to_owned(), commit, hash, commits, quantization, compressed, store, files })
     }
 }
 
@@ -145,6 +169,14 @@ fn is_of_a_store(name: &str) -> bool {
     }
 }
 
+fn flag(byte: u8) -> Option<bool> {
+    (byte < 2).then_some(byte == 1)
+}
+
+fn codec(code: u8) -> Option<Option<Quantization>> {
+    if code == 0 { Some(None) } else { Quantization::from_code(code).map(Some) }
+}
+
 fn put_id(out: &mut Vec<u8>, id: CommitId) {
     out.extend_from_slice(&id.timeline.to_le_bytes());
     out.extend_from_slice(&id.sequence.to_le_bytes());
@@ -162,19 +194,41 @@ mod tests {
         let commit = CommitId { timeline: 1, sequence: 7 };
         let chunks = (0..bytes.div_ceil(CHUNK_BYTES)).map(|at| [at as u8; HASH_BYTES]).collect();
         let file = CopiedFile { name: name.to_owned(), bytes, chunks };
-        Copy { name: "c".into(), commit, hash: CommitHash([3; 16]), commits: vec![commit], store: [9; 16], files: vec![file] }
+        Copy {
+            name: "c".into(),
+            commit,
+            hash: CommitHash([3; 16]),
+            commits: vec![commit],
+            quantization: None,
+            compressed: false,
+            store: [9; 16],
+            files: vec![file],
+        }
     }
 
     #[test]
     fn a_manifest_decodes_to_what_it_was_and_damage_does_not() {
-        let whole = copy("base/00000002/cold/000012.sst", 3 * CHUNK_BYTES + 1);
-        let bytes = whole.encode();
-        assert_eq!(Copy::decode("c", &bytes).unwrap(), whole);
-        for at in 0..bytes.len() {
-            let mut flipped = bytes.clone();
-            flipped[at] ^= 4;
-            assert!(Copy::decode("c", &flipped).is_err(), "byte {at}");
-            assert!(Copy::decode("c", &bytes[..at]).is_err(), "cut at {at}");
+        let plain = copy("base/00000002/cold/000012.sst", 3 * CHUNK_BYTES + 1);
+        let packed = Copy { compressed: true, ..plain.clone() };
+        let quantised = Copy { quantization: Some(Quantization::Bf16), ..plain.clone() };
+        for whole in [plain, packed, quantised] {
+            let bytes = whole.encode();
+            // Programs of the first version read what they can; the layout is that of docs/design.md for ever.
+            assert_eq!(bytes[8], if whole.compressed || whole.quantization.is_some() { 2 } else { 1 });
+            match (whole.compressed, whole.quantization) {
+                (false, None) => assert_eq!(bytes[60..64], [1, 0, 0, 0]),
+                (compressed, codec) => {
+                    let codec = codec.map_or(0, Quantization::code);
+                    assert_eq!(bytes[60..66], [u8::from(compressed), codec, 1, 0, 0, 0]);
+                }
+            }
+            assert_eq!(Copy::decode("c", &bytes).unwrap(), whole);
+            for at in 0..bytes.len() {
+                let mut flipped = bytes.clone();
+                flipped[at] ^= 4;
+                assert!(Copy::decode("c", &flipped).is_err(), "byte {at}");
+                assert!(Copy::decode("c", &bytes[..at]).is_err(), "cut at {at}");
+            }
         }
     }
 

@@ -6,9 +6,13 @@ mod copy;
 mod objects;
 mod receive;
 mod send;
+mod upload;
 
 pub use copy::Copy;
 pub(crate) use send::Source;
+pub use upload::Upload;
+
+use std::sync::Arc;
 
 use objects::Objects;
 
@@ -51,7 +55,9 @@ pub struct Transfer {
 /// # Ok::<(), embedrock::Error>(())
 /// ```
 pub struct Remote {
-    objects: Objects,
+    objects: Arc<Objects>,
+    /// Only copies of the store whose id begins so.
+    store: Option<String>,
 }
 
 impl Remote {
@@ -61,7 +67,14 @@ impl Remote {
     /// # Errors
     /// [`Error::Remote`](crate::Error::Remote): a place that this build does not know or cannot reach.
     pub fn open(place: &str) -> Result<Remote> {
-        Ok(Remote { objects: Objects::open(place)? })
+        Ok(Remote { objects: Arc::new(Objects::open(place)?), store: None })
+    }
+
+    /// The same place with the copies of one store only: of the one whose [`Copy::store_id`] begins with `id`. Where the copies of several
+    /// stores lie in one place, the newest of all of them is nobody's: a restore must name the store.
+    #[must_use]
+    pub fn of_store(&self, id: &str) -> Remote {
+        Remote { objects: Arc::clone(&self.objects), store: Some(id.to_ascii_lowercase()) }
     }
 
     /// Makes the `nth` call from now, and all after it, fail; 0 mends it.

@@ -1,22 +1,49 @@
 //! Fetching: the files of a copy into a directory, each chunk checked; what is there already is not fetched again.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::copy::{COPIES, CopiedFile, Copy, MAX_MANIFEST_BYTES, chunk_name};
 use super::{AT_ONCE, CHUNK_BYTES, Remote, Transfer};
+use crate::codec::unpack;
 use crate::error::{Error, Result};
 use crate::fs::{self, Fs, RealFs, names};
 use crate::restore::{Restore, RestoreReport};
 use crate::types::At;
 
+/// Names of copies whose manifests cannot be read, and why.
+type Unreadable = Vec<(String, Error)>;
+
 impl Remote {
-    /// The whole copies, oldest first.
+    /// The whole copies, oldest first. Those whose manifests cannot be read are left out: see [`Remote::unreadable`].
     ///
     /// # Errors
-    /// The place cannot be read, or a manifest is damaged.
+    /// The place cannot be read.
     pub fn copies(&self) -> Result<Vec<Copy>> {
-        self.names()?.iter().map(|name| self.copy(name)).collect()
+        Ok(self.look()?.0)
+    }
+
+    /// The names of copies whose manifests are damaged, or of a newer format, and what is wrong with each. They stand in the way of
+    /// nothing but themselves.
+    ///
+    /// # Errors
+    /// The place cannot be read.
+    pub fn unreadable(&self) -> Result<Vec<(String, Error)>> {
+        Ok(self.look()?.1)
+    }
+
+    fn look(&self) -> Result<(Vec<Copy>, Unreadable)> {
+        let (mut copies, mut unreadable) = (Vec::new(), Unreadable::new());
+        for name in self.names()? {
+            match self.copy(&name) {
+                Ok(copy) if self.store.as_ref().is_some_and(|id| !copy.store_id().starts_with(id)) => {}
+                Ok(copy) => copies.push(copy),
+                Err(error @ (Error::Corrupt { .. } | Error::FormatTooNew { .. })) => unreadable.push((name, error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((copies, unreadable))
     }
 
     /// Restores a commit of a copy as a new store in `target`, which must not exist. `with` may ask for some tables, or set options.
@@ -25,7 +52,8 @@ impl Remote {
     /// next call with the same target goes on with it.
     ///
     /// # Errors
-    /// No copy has the commit; [`Error::Remote`]; a chunk that is not what its name says ([`Error::Corrupt`] with its name); as
+    /// No copy has the commit, or those of several stores do ([`Remote::of_store`]); the newest copy cannot be read, and no commit is
+    /// named; [`Error::Remote`]; a chunk that is not what its name says ([`Error::Corrupt`] with its name); as
     /// [`restore`](crate::restore()).
     pub fn restore(
         &self,
@@ -35,10 +63,10 @@ impl Remote {
         progress: &mut dyn FnMut(Transfer),
     ) -> Result<RestoreReport> {
         let target = target.as_ref();
-        self.fetched(at, target, progress, |downloaded| with(Restore::of(downloaded).at(at)).to(target))
+        self.fetched(at, target, progress, |downloaded, at| with(Restore::of(downloaded).at(at)).to(target))
     }
 
-    /// As [`Remote::restore`], but only says what would be written; fetched files stay until the next one.
+    /// As [`Remote::restore`], but only says what would be written. The files are fetched for that, and go again.
     ///
     /// # Errors
     /// As [`Remote::restore`].
@@ -49,7 +77,7 @@ impl Remote {
         with: impl FnOnce(Restore) -> Restore,
         progress: &mut dyn FnMut(Transfer),
     ) -> Result<RestoreReport> {
-        self.fetched(at, target.as_ref(), progress, |downloaded| with(Restore::of(downloaded).at(at)).dry_run())
+        self.fetched(at, target.as_ref(), progress, |downloaded, at| with(Restore::of(downloaded).at(at)).dry_run())
     }
 
     fn fetched(
@@ -57,7 +85,7 @@ impl Remote {
         at: At,
         target: &Path,
         progress: &mut dyn FnMut(Transfer),
-        then: impl FnOnce(&Path) -> Result<RestoreReport>,
+        then: impl FnOnce(&Path, At) -> Result<RestoreReport>,
     ) -> Result<RestoreReport> {
         if RealFs.exists(target)? {
             return Err(Error::TargetExists { path: target.to_path_buf() });
@@ -66,24 +94,38 @@ impl Remote {
         let name = target.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let downloaded = names::temporary(fs::parent(target), &format!("copy-{name}"));
         fetch(self, &copy, &downloaded, progress)?;
-        let report = then(&downloaded)?;
+        // Its own newest commit, whatever else lies there.
+        let at = if at == At::Latest { At::Commit(copy.commit) } else { at };
+        let report = RestoreReport { quantization: copy.quantization, ..then(&downloaded, at)? };
         RealFs.remove_dir_all(&downloaded)?;
         Ok(report)
     }
 
     /// The newest copy that has the commit.
     fn choose(&self, at: At) -> Result<Copy> {
-        for name in self.names()?.iter().rev() {
-            let copy = self.copy(name)?;
-            if matches!(at, At::Commit(id) if !copy.commits.contains(&id)) {
-                continue;
-            }
-            return Ok(copy);
+        let (mut copies, mut unreadable) = self.look()?;
+        if let At::Commit(id) = at {
+            copies.retain(|copy| copy.commits.contains(&id));
         }
-        let id = if let At::Commit(id) = at { id } else { crate::types::CommitId::EMPTY };
-        let why =
-            format!("no copy in {} has it; `embedrock restore --from ... --list` shows those there are", self.objects.place());
-        Err(Error::UnknownCommit { id, why })
+        let stores: BTreeSet<String> = copies.iter().map(Copy::store_id).collect();
+        if stores.len() > 1 {
+            let stores = stores.into_iter().collect::<Vec<_>>().join(", ");
+            let what = format!("{} holds copies of several stores, {stores}: name the one that is meant", self.objects.place());
+            return Err(Error::InvalidOption { option: "store", what });
+        }
+        // A newer copy that cannot be read is not passed over in silence.
+        let newer = |(name, _): &(String, Error)| copies.last().is_none_or(|copy| *name > copy.name);
+        if (at == At::Latest || copies.is_empty()) && unreadable.last().is_some_and(newer) {
+            return Err(unreadable.swap_remove(unreadable.len() - 1).1);
+        }
+        copies.pop().ok_or_else(|| {
+            let id = if let At::Commit(id) = at { id } else { crate::types::CommitId::EMPTY };
+            let why = format!(
+                "no copy in {} has it; `embedrock restore --from ... --list` shows those there are",
+                self.objects.place()
+            );
+            Error::UnknownCommit { id, why }
+        })
     }
 
     /// Names of the manifests, oldest first.
@@ -103,10 +145,27 @@ impl Remote {
 fn fetch(remote: &Remote, copy: &Copy, dir: &Path, progress: &mut dyn FnMut(Transfer)) -> Result<()> {
     let mut transfer = Transfer { total: copy.bytes(), ..Transfer::default() };
     make_dirs(copy, dir)?;
+    remove_others(copy, dir)?;
     let (last, files): (Vec<_>, Vec<_>) = copy.files.iter().partition(|file| file.name == "IDENTITY");
     for file in files.into_iter().chain(last) {
-        fetch_file(remote, file, &dir.join(&file.name), &mut transfer, progress)?;
+        fetch_file(remote, (copy, file), &dir.join(&file.name), &mut transfer, progress)?;
         RealFs.sync_dir(fs::parent(&dir.join(&file.name)))?;
+    }
+    Ok(())
+}
+
+/// Removes the files of another copy, which an interrupted restore may have left: they would be taken for this one's.
+fn remove_others(copy: &Copy, dir: &Path) -> Result<()> {
+    let mut below = vec![String::new()];
+    while let Some(prefix) = below.pop() {
+        for entry in RealFs.list(&dir.join(&prefix))? {
+            let name = format!("{prefix}{}", entry.name);
+            if entry.is_dir {
+                below.push(format!("{name}/"));
+            } else if !copy.files.iter().any(|file| file.name == name) {
+                RealFs.remove_file(&dir.join(&name))?;
+            }
+        }
     }
     Ok(())
 }
@@ -128,7 +187,7 @@ fn make_dirs(copy: &Copy, dir: &Path) -> Result<()> {
 
 fn fetch_file(
     remote: &Remote,
-    file: &CopiedFile,
+    (copy, file): (&Copy, &CopiedFile),
     path: &Path,
     transfer: &mut Transfer,
     progress: &mut dyn FnMut(Transfer),
@@ -139,15 +198,19 @@ fn fetch_file(
     let mut writer = if RealFs.exists(path)? { RealFs.open_write(path)? } else { RealFs.create(path)? };
     while at < file.chunks.len() {
         let end = (at + AT_ONCE).min(file.chunks.len());
-        let names: Vec<String> = file.chunks[at..end].iter().map(chunk_name).collect();
-        for (chunk, bytes) in (at..end).zip(remote.objects.get_all(&names, CHUNK_BYTES)?) {
+        let names: Vec<String> = file.chunks[at..end].iter().map(|hash| chunk_name(hash, copy.compressed)).collect();
+        for (chunk, bytes) in (at..end).zip(remote.objects.get_all(&names, CHUNK_BYTES + 1)?) {
+            let length = bytes.len() as u64;
+            let bytes = if copy.compressed { unpack(&bytes, file.chunk_bytes(chunk) as usize) } else { Some(bytes) };
+            let bytes = bytes.unwrap_or_default();
             if bytes.len() as u64 != file.chunk_bytes(chunk) || *blake3::hash(&bytes).as_bytes() != file.chunks[chunk] {
-                let what = format!("the chunk of {} is not what its name says", file.name);
+                let what =
+                    format!("the chunk of {} is not what its name says: an upload with a recheck sends it again", file.name);
                 return Err(Error::corrupt(Path::new(&names[chunk - at]), 0, what));
             }
             writer.write_at(chunk as u64 * CHUNK_BYTES, &bytes)?;
             transfer.done += bytes.len() as u64;
-            transfer.moved += bytes.len() as u64;
+            transfer.moved += length;
             progress(*transfer);
         }
         at = end;

@@ -1,12 +1,13 @@
 //! Sending: the newest valid base and the log after it, up to the last durable commit; nothing that the target has.
 #![forbid(unsafe_code)]
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::copy::{CHUNKS, COPIES, CopiedFile, Copy, chunk_name};
-use super::{AT_ONCE, CHUNK_BYTES, Remote, Transfer};
+use super::{AT_ONCE, CHUNK_BYTES, Remote, Transfer, Upload};
+use crate::codec::{pack, unpack};
 use crate::error::{Error, Result};
 use crate::fs::{Fs, names, read_exact_at};
 use crate::recovery::{Identity, choose, survey};
@@ -30,12 +31,15 @@ struct Piece {
 
 impl Remote {
     /// Sends what the target lacks, then the manifest.
-    pub(crate) fn send(&self, source: &Source<'_>, progress: &mut dyn FnMut(Transfer)) -> Result<Transfer> {
+    pub(crate) fn send(&self, source: &Source<'_>, upload: &Upload, progress: &mut dyn FnMut(Transfer)) -> Result<Transfer> {
         let (mut copy, pieces) = plan(source)?;
+        (copy.compressed, copy.quantization) = (upload.level.is_some(), upload.quantization);
         let held = self.objects.list(CHUNKS)?;
         let mut sending = Sending {
             remote: self,
+            upload,
             held: held.into_iter().collect(),
+            sent: HashSet::new(),
             queue: Vec::new(),
             transfer: Transfer { total: pieces.iter().map(|piece| piece.bytes).sum(), ..Transfer::default() },
             progress,
@@ -52,8 +56,9 @@ impl Remote {
     /// Writes the manifest, unless the newest copy is the same.
     fn publish(&self, copy: Copy) -> Result<()> {
         let newest = self.names()?.pop();
+        // One that cannot be read is not the same, and does not stand in the way of a better one.
         if let Some(name) = &newest
-            && self.copy(name)?.encode() == copy.encode()
+            && self.copy(name).is_ok_and(|newest| newest.encode() == copy.encode())
         {
             return Ok(());
         }
@@ -72,8 +77,11 @@ impl Remote {
 
 struct Sending<'a> {
     remote: &'a Remote,
-    /// Names and sizes of the chunks that are there.
-    held: HashSet<(String, u64)>,
+    upload: &'a Upload,
+    /// Names of the chunks that are there, and their sizes.
+    held: HashMap<String, u64>,
+    /// Those that this copy sent.
+    sent: HashSet<String>,
     queue: Vec<(String, Vec<u8>)>,
     transfer: Transfer,
     progress: &'a mut dyn FnMut(Transfer),
@@ -88,20 +96,45 @@ impl Sending<'_> {
             read_exact_at(&*file, &piece.path, at as u64 * CHUNK_BYTES, &mut bytes)?;
             let hash = *blake3::hash(&bytes).as_bytes();
             copied.chunks.push(hash);
-            self.chunk(chunk_name(&hash), bytes)?;
+            self.chunk(&hash, bytes)?;
         }
         Ok(copied)
     }
 
-    fn chunk(&mut self, name: String, bytes: Vec<u8>) -> Result<()> {
+    fn chunk(&mut self, hash: &[u8; 32], bytes: Vec<u8>) -> Result<()> {
         let size = bytes.len() as u64;
         self.transfer.done += size;
+        let name = chunk_name(hash, self.upload.level.is_some());
         let short = name.trim_start_matches(CHUNKS).trim_start_matches('/').to_owned();
-        if self.held.insert((short, size)) {
-            self.transfer.moved += size;
-            self.queue.push((name, bytes));
+        if !self.is_held(&short, &name, hash, size) {
+            let object = match self.upload.level {
+                None => bytes,
+                Some(level) => pack(&bytes, level).map_err(|error| Error::Remote {
+                    action: "compress",
+                    place: name.clone(),
+                    message: error.to_string(),
+                })?,
+            };
+            self.transfer.moved += object.len() as u64;
+            self.held.insert(short, if self.upload.level.is_some() { 0 } else { size });
+            self.sent.insert(name.clone());
+            self.queue.push((name, object));
         }
         if self.queue.len() == AT_ONCE { self.flush() } else { Ok(()) }
+    }
+
+    /// Whether a chunk is there: by its name and, of a plain one, its length; or by its content, where that is asked for.
+    fn is_held(&self, short: &str, name: &str, hash: &[u8; 32], size: u64) -> bool {
+        let compressed = self.upload.level.is_some();
+        let named = self.held.get(short).is_some_and(|held| compressed || *held == size);
+        if !named || !self.upload.recheck || self.sent.contains(name) {
+            return named;
+        }
+        // What cannot be read is sent again too.
+        let objects = self.remote.objects.get_all(&[name.to_owned()], CHUNK_BYTES + 1);
+        let object = objects.ok().and_then(|mut objects| objects.pop());
+        let bytes = object.and_then(|object| if compressed { unpack(&object, size as usize) } else { Some(object) });
+        bytes.is_some_and(|bytes| blake3::hash(&bytes).as_bytes() == hash)
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -156,5 +189,15 @@ fn plan(source: &Source<'_>) -> Result<(Copy, Vec<Piece>)> {
     let hash = chain.target().1;
     let begin = sound.map_or(0, |base| base.begin.sequence);
     let commits = chain.restorable(&survey).into_iter().filter(|id| id.sequence >= begin).collect();
-    Ok((Copy { name: String::new(), commit: tip, hash, commits, store: identity.uuid, files: Vec::new() }, pieces))
+    let copy = Copy {
+        name: String::new(),
+        commit: tip,
+        hash,
+        commits,
+        quantization: None,
+        compressed: false,
+        store: identity.uuid,
+        files: Vec::new(),
+    };
+    Ok((copy, pieces))
 }

@@ -39,6 +39,9 @@ pub(super) struct Engine {
     pub(super) dir: PathBuf,
     pub(super) fs: Arc<dyn Fs>,
     pub(super) identity: Identity,
+    /// The cold tier is the in-memory twin.
+    #[cfg(feature = "remote")]
+    pub(super) twin: bool,
     pub(super) catalog: Catalog,
     pub(super) log: Arc<DeltaLog>,
     /// The commit that was cut and is not yet in the log. Whoever holds the lock may write it.

@@ -9,6 +9,8 @@ mod open;
 mod prune;
 mod stats;
 mod sweep;
+#[cfg(feature = "remote")]
+mod upload;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -236,11 +238,21 @@ impl Store {
         remote: &crate::remote::Remote,
         progress: &mut dyn FnMut(crate::remote::Transfer),
     ) -> Result<crate::remote::Transfer> {
-        let Engine { catalog, fs, dir, identity, log, .. } = &*self.engine;
-        catalog.context.check_process()?;
-        let _pins = crate::pins::Pins::all(&**fs, dir)?;
-        let tip = log.tip().0.id;
-        remote.send(&crate::remote::Source { fs: &**fs, dir, identity: *identity, tip }, progress)
+        self.upload_as(remote, &crate::remote::Upload::default(), progress)
+    }
+
+    /// As [`Store::upload`], compressed or quantised.
+    ///
+    /// # Errors
+    /// As [`Store::upload`]; for a quantised copy also those of rebuilding the commit, and of the temporary directory.
+    #[cfg(feature = "remote")]
+    pub fn upload_as(
+        &self,
+        remote: &crate::remote::Remote,
+        upload: &crate::remote::Upload,
+        progress: &mut dyn FnMut(crate::remote::Transfer),
+    ) -> Result<crate::remote::Transfer> {
+        self.engine.upload(remote, upload, progress)
     }
 
     /// As [`verify`](crate::verify()), of this store while it is open. Training goes on, and a new base may be written; commits wait while

@@ -112,6 +112,8 @@ fn store(
         dir: site.dir.to_path_buf(),
         fs: Arc::clone(&site.fs),
         identity: site.identity,
+        #[cfg(feature = "remote")]
+        twin: options.twin,
         catalog: rebuilt.catalog,
         log: rebuilt.log,
         pending: Mutex::default(),

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use embedrock::{Remote, Store, StoreOptions};
+use embedrock::{Error, Quantization, Remote, Store, StoreOptions, Upload};
 
 use serde_json::json;
 
@@ -16,6 +16,19 @@ pub(crate) struct Args {
     /// Send a copy of the last commit here instead, a directory or a URL: what lies there already is not sent again
     #[arg(long, value_name = "DIR_OR_URL")]
     to: Option<String>,
+    /// Compress the copy by zstd, at this level
+    #[arg(long, value_name = "LEVEL", requires = "to", num_args = 0..=1, default_missing_value = "3",
+          value_parser = clap::value_parser!(i32).range(1..=22))]
+    zstd: Option<i32>,
+    /// Embeddings of the copy in fewer bytes: f16, bf16, int8 or one-bit. What is restored from it is not the commit bit for bit
+    #[arg(long, value_name = "CODEC", requires = "to")]
+    quantize: Option<Quantization>,
+    /// Read what lies there already, and send again what is damaged
+    #[arg(long, requires = "to")]
+    recheck: bool,
+    /// A directory for temporary files; the system's by default
+    #[arg(long, value_name = "DIR", requires = "to")]
+    scratch: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -25,11 +38,20 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
-    let store = Store::open(&args.store, StoreOptions::default().create(false).memory_budget(args.memory_budget))?;
+    let options = StoreOptions::default().create(false).memory_budget(args.memory_budget);
+    let options = args.scratch.as_ref().map_or(options.clone(), |scratch| options.scratch(scratch));
+    let store = match Store::open(&args.store, options.clone()) {
+        // A copy only reads.
+        Err(Error::Locked { .. } | Error::ReadOnly { .. }) if args.to.is_some() => {
+            Store::open(&args.store, options.read_only(true))?
+        }
+        store => store?,
+    };
     let at = store.recovery().at;
     if let Some(place) = &args.to {
         let bar = output::transfer_bar();
-        let sent = store.upload(&Remote::open(place)?, &mut |transfer| output::show_transfer(&bar, transfer))?;
+        let mut progress = |transfer| output::show_transfer(&bar, transfer);
+        let sent = store.upload_as(&Remote::open(place)?, &upload(args), &mut progress)?;
         bar.finish_and_clear();
         if args.json {
             output::json(&json!({"commit": at.to_string(), "bytes": sent.total, "bytes_sent": sent.moved}))?;
@@ -46,4 +68,15 @@ pub(crate) fn run(args: &Args) -> Outcome {
         say!("{}: base {base} at commit {at}", args.store.display());
     }
     output::done()
+}
+
+fn upload(args: &Args) -> Upload {
+    let mut upload = Upload::default().recheck(args.recheck).memory_budget(args.memory_budget);
+    if let Some(level) = args.zstd {
+        upload = upload.compress(level);
+    }
+    if let Some(codec) = args.quantize {
+        upload = upload.quantize(codec);
+    }
+    args.scratch.as_ref().map_or(upload.clone(), |scratch| upload.scratch(scratch))
 }

@@ -25,6 +25,18 @@ pub(crate) struct Args {
     /// Only these tables
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     tables: Option<Vec<String>>,
+    /// Of the copies of several stores, those of the one whose id begins so, as --list shows it
+    #[arg(long, value_name = "ID", requires = "from")]
+    store_id: Option<String>,
+    /// Shards to divide a table into, for the work
+    #[arg(long)]
+    shards: Option<usize>,
+    /// Keep rows in files of this directory meanwhile, not in anonymous memory
+    #[arg(long, value_name = "DIR")]
+    file_slabs: Option<PathBuf>,
+    /// A directory for the temporary files of a dry run; the system's by default
+    #[arg(long, value_name = "DIR")]
+    scratch: Option<PathBuf>,
     /// Memory for the work
     #[arg(long, value_name = "SIZE", value_parser = output::size, default_value = "1GiB")]
     memory_budget: usize,
@@ -41,7 +53,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Outcome {
     if let (Some(place), true) = (&args.from, args.list) {
-        return list(place, args.json);
+        return list(&open(args, place)?, place, args.json);
     }
     let (report, source) = match (&args.from, &args.store) {
         (Some(place), _) => (from_copy(args, place)?, place.clone()),
@@ -52,13 +64,17 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let target = args.to.as_ref().map_or("nothing written".into(), written);
     if args.json {
         let tables: Vec<_> = report.tables.iter().map(|(name, rows)| json!({"name": name, "rows": rows})).collect();
-        output::json(&json!({"commit": report.commit.to_string(), "tables": tables, "state_bytes": report.state_bytes}))?;
+        output::json(&json!({"commit": report.commit.to_string(), "tables": tables, "state_bytes": report.state_bytes,
+            "quantization": report.quantization.map(|codec| codec.to_string())}))?;
     } else {
         say!("{target}: commit {} of {source}", report.commit);
         for (name, rows) in &report.tables {
             say!("table '{name}': {} rows", output::count(*rows));
         }
         say!("trainer state {}", output::bytes(report.state_bytes));
+        if let Some(codec) = report.quantization {
+            say!("the copy is quantised: embeddings are those of the commit as {codec} keeps them, and the digest is another");
+        }
     }
     output::done()
 }
@@ -68,7 +84,17 @@ fn at(args: &Args) -> At {
 }
 
 fn with(args: &Args, restore: Restore) -> Restore {
-    let restore = restore.options(StoreOptions::default().memory_budget(args.memory_budget));
+    let mut options = StoreOptions::default().memory_budget(args.memory_budget);
+    if let Some(shards) = args.shards {
+        options = options.shards(shards);
+    }
+    if let Some(dir) = &args.file_slabs {
+        options = options.file_slabs(dir);
+    }
+    if let Some(dir) = &args.scratch {
+        options = options.scratch(dir);
+    }
+    let restore = restore.options(options);
     args.tables.as_ref().map_or(restore.clone(), |tables| restore.tables(tables))
 }
 
@@ -84,7 +110,7 @@ fn from_store(args: &Args, store: PathBuf) -> Result<RestoreReport, embedrock::E
 }
 
 fn from_copy(args: &Args, place: &str) -> Result<RestoreReport, embedrock::Error> {
-    let (remote, bar) = (Remote::open(place)?, output::transfer_bar());
+    let (remote, bar) = (open(args, place)?, output::transfer_bar());
     let mut progress = |transfer| output::show_transfer(&bar, transfer);
     let target = args.to.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("embedrock-copy-{}", std::process::id())));
     let report = if args.dry_run || args.to.is_none() {
@@ -96,18 +122,35 @@ fn from_copy(args: &Args, place: &str) -> Result<RestoreReport, embedrock::Error
     report
 }
 
-fn list(place: &str, as_json: bool) -> Outcome {
-    let copies = Remote::open(place)?.copies()?;
+fn open(args: &Args, place: &str) -> Result<Remote, embedrock::Error> {
+    let remote = Remote::open(place)?;
+    Ok(args.store_id.as_ref().map_or_else(|| remote.of_store(""), |id| remote.of_store(id)))
+}
+
+fn list(remote: &Remote, place: &str, as_json: bool) -> Outcome {
+    let (copies, unreadable) = (remote.copies()?, remote.unreadable()?);
+    for (name, error) in &unreadable {
+        eprintln!("warning: copy {name} cannot be read: {error}");
+    }
     if as_json {
         let commits = |copy: &embedrock::Copy| copy.commits.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let copy = |copy: &embedrock::Copy| json!({"name": copy.name, "commit": copy.commit.to_string(), "bytes": copy.bytes(), "commits": commits(copy)});
+        let copy = |copy: &embedrock::Copy| {
+            json!({
+                "name": copy.name, "store": copy.store_id(), "commit": copy.commit.to_string(), "bytes": copy.bytes(),
+                "compressed": copy.compressed, "quantization": copy.quantization.map(|codec| codec.to_string()),
+                "commits": commits(copy)
+            })
+        };
         output::json(&copies.iter().map(copy).collect::<Vec<_>>())?;
         return output::done();
     }
     for copy in &copies {
         let first = copy.commits.first().map_or(String::new(), ToString::to_string);
         let count = output::count(copy.commits.len() as u64);
-        say!("commit {} ({}), {count} commits from {first} on can be restored", copy.commit, output::bytes(copy.bytes()));
+        let packed = if copy.compressed { ", compressed" } else { "" };
+        let codec = copy.quantization.map_or(String::new(), |codec| format!(", quantised to {codec}"));
+        let (bytes, store) = (output::bytes(copy.bytes()), copy.store_id());
+        say!("commit {} of store {store} ({bytes}{packed}{codec}), {count} commits from {first} on can be restored", copy.commit);
     }
     if copies.is_empty() {
         say!("{place} holds no copy");
