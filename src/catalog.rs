@@ -104,7 +104,7 @@ impl Catalog {
             Frame::Quantized { table, lanes, dim, codec, images } => {
                 let table = self.need(*table)?;
                 let schema = table.schema();
-                if (*lanes as usize, *dim as usize) != (schema.lanes(), schema.dim()) {
+                if (*lanes as usize, *dim as usize) != schema.unpacked_shape() {
                     return Err(LoadError::Invalid(format!("rows of {lanes} values in a table of {}", schema.lanes())));
                 }
                 let (mut embedding, mut row) = (vec![0.0; schema.dim()], Vec::new());
@@ -114,7 +114,7 @@ impl Catalog {
                         return Err(LoadError::Invalid(format!("key {key} has another length than its encoding")));
                     }
                     row.clear();
-                    row.extend(embedding.iter().flat_map(|value| value.to_le_bytes()));
+                    row.extend(schema.packed(&embedding).iter().flat_map(|value| value.to_le_bytes()));
                     row.extend_from_slice(state);
                     write(table.shard(key)).load(&table.env(&schema), key, time, &row)?;
                 }

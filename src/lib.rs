@@ -22,6 +22,7 @@ mod options;
 mod pins;
 mod plan;
 mod plant;
+mod precision;
 mod quantize;
 #[cfg(feature = "remote")]
 mod quantized;
@@ -54,6 +55,7 @@ pub use initializer::Initializer;
 pub use optimizer::{Optimizer, Schedule};
 pub use options::{CommitPolicy, Retention, StoreOptions};
 pub use plan::{Plan, plan};
+pub use precision::Precision;
 pub use quantize::Quantization;
 #[cfg(feature = "remote")]
 pub use remote::{Copy, Remote, Transfer, Upload};

@@ -72,14 +72,14 @@ fn write_rows(fs: &dyn Fs, path: &Path, identity: Identity, rebuilt: &Rebuilt, c
 /// Returns how many rows there are.
 fn write_table(writer: &mut LogWriter, table: &TableInner, codec: Quantization) -> Result<u64> {
     let schema = table.schema();
-    let (shape, mut images, mut rows) = ((schema.lanes(), schema.dim()), Vec::new(), 0);
+    let (shape, mut images, mut rows) = (schema.unpacked_shape(), Vec::new(), 0);
     table.for_each(&mut |key, time, lanes| {
         rows += 1;
         images.extend_from_slice(&key.to_le_bytes());
         images.extend_from_slice(&time.to_le_bytes());
         images.extend_from_slice(&[0; 4]);
-        let (embedding, state) = lanes.split_at(shape.1);
-        codec.encode(embedding, &mut images);
+        let state = &lanes[schema.embedding_lanes()..];
+        codec.encode(&schema.embedding(lanes), &mut images);
         images.extend(state.iter().flat_map(|value| value.to_le_bytes()));
         if images.len() >= FRAME_BYTES {
             writer.append(&FrameBuf::quantized(table.id, shape, codec, &images))?;

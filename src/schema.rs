@@ -1,6 +1,8 @@
 //! What a table is: its name, the layout of its rows, and how rows begin, learn, are admitted and expire.
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
+
 mod rules;
 
 use rules::Rules;
@@ -11,7 +13,9 @@ use crate::error::{Error, Result};
 use crate::expiry::{Expiry, Lifetime, Lifetimes};
 use crate::initializer::Initializer;
 use crate::optimizer::Optimizer;
+use crate::precision::{Pack, Precision, Unpack};
 use crate::segments::{self, MAX_SEGMENTS, Segment};
+use crate::simd::Cpu;
 use crate::types::{Key, UnixSeconds, slot_of};
 
 /// The longest name of a table, in bytes.
@@ -38,6 +42,8 @@ mod part {
     /// The time before which rows stay expired: of the table, of feature slots.
     pub(super) const EXPIRED_BEFORE: u8 = 6;
     pub(super) const SLOTS_EXPIRED_BEFORE: u8 = 7;
+    /// In how many bits embeddings are kept, where not in 32.
+    pub(super) const PRECISION: u8 = 8;
 }
 
 /// What a lookup of a key without a row yields.
@@ -71,6 +77,7 @@ pub struct TableSchema {
     admission: Admission,
     rules: Rules,
     missing: Missing,
+    precision: Precision,
 }
 
 impl TableSchema {
@@ -84,6 +91,7 @@ impl TableSchema {
             admission: Admission::always(),
             rules: Rules::default(),
             missing: Missing::Initial,
+            precision: Precision::F32,
         }
     }
 
@@ -171,6 +179,13 @@ impl TableSchema {
         self
     }
 
+    /// Sets in how many bits embeddings are kept. Default: 32.
+    #[must_use]
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
+
     /// The table's name.
     pub fn name(&self) -> &str {
         &self.name
@@ -181,9 +196,53 @@ impl TableSchema {
         self.dim
     }
 
-    /// f32s of a row: the embedding and the optimizer state.
+    /// Units of four bytes of a row: the embedding, of which two values share one where [`precision`](Self::precision) is of 16 bits, and
+    /// the optimizer state.
     pub fn lanes(&self) -> usize {
-        self.dim.saturating_add(segments::state_len(&self.segments))
+        self.embedding_lanes().saturating_add(segments::state_len(&self.segments))
+    }
+
+    /// Lanes that the embedding takes.
+    pub(crate) fn embedding_lanes(&self) -> usize {
+        self.precision.lanes(self.dim)
+    }
+
+    pub(crate) fn precision_value(&self) -> Precision {
+        self.precision
+    }
+
+    /// The values of a row's embedding.
+    pub(crate) fn embedding<'a>(&self, lanes: &'a [f32]) -> Cow<'a, [f32]> {
+        let lanes = &lanes[..self.embedding_lanes()];
+        if self.precision == Precision::F32 {
+            return Cow::Borrowed(lanes);
+        }
+        let mut values = vec![0.0; self.dim];
+        Cpu::detect().run(Unpack { precision: self.precision, lanes, values: &mut values });
+        Cow::Owned(values)
+    }
+
+    /// An embedding as it lies in a row, rounded to the nearest.
+    pub(crate) fn packed<'a>(&self, values: &'a [f32]) -> Cow<'a, [f32]> {
+        if self.precision == Precision::F32 {
+            return Cow::Borrowed(values);
+        }
+        let mut lanes = vec![0.0; self.embedding_lanes()];
+        Cpu::detect().run(Pack { precision: self.precision, values, lanes: &mut lanes, dither: None });
+        Cow::Owned(lanes)
+    }
+
+    /// Rounds initial values to those that a row can have.
+    pub(crate) fn round(&self, values: &mut [f32]) {
+        if self.precision != Precision::F32 {
+            let lanes = self.packed(values).into_owned();
+            values.copy_from_slice(&self.embedding(&lanes));
+        }
+    }
+
+    /// f32s of a row whose embedding is not packed, and of that embedding.
+    pub(crate) fn unpacked_shape(&self) -> (usize, usize) {
+        (self.dim.saturating_add(segments::state_len(&self.segments)), self.dim)
     }
 
     /// Bytes of a row: the embedding and the optimizer state.
@@ -272,6 +331,8 @@ impl TableSchema {
     pub(crate) fn check_same_identity(&self, other: &TableSchema) -> Result<()> {
         let what = if self.dim != other.dim {
             format!("dim is {}, not {}", self.dim, other.dim)
+        } else if self.precision != other.precision {
+            format!("the precision is {:?}, not {:?}", self.precision, other.precision)
         } else if let Some(what) = segments::difference(&self.segments, &other.segments) {
             what
         } else {
@@ -293,6 +354,9 @@ impl TableSchema {
             _ => parts.push((part::SEGMENTS, segments::encode(&self.segments))),
         }
         parts.extend(self.rules.parts(&self.admission));
+        if self.precision != Precision::F32 {
+            parts.push((part::PRECISION, vec![self.precision.encode()]));
+        }
         parts
     }
 
@@ -304,6 +368,7 @@ impl TableSchema {
                 only.optimizer = only.optimizer.decode_more(reader)?;
             }
             part::SEGMENTS => self.segments = segments::decode(reader)?,
+            part::PRECISION => self.precision = Precision::decode(reader.u8()?)?,
             _ => self.rules.take_part(kind, reader, &mut self.admission)?,
         }
         Some(())
@@ -392,6 +457,7 @@ impl TableSchema {
             admission,
             rules,
             missing,
+            precision: Precision::F32,
         };
         if schema_version == VERSION_WITH_PARTS {
             schema.read_parts(reader)?;

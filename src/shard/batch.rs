@@ -10,6 +10,7 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::index::TOMBSTONE_BIT;
 use crate::plant::{Bug, planted};
+use crate::precision::{Dither, Pack, Precision, Unpack};
 use crate::segments::{self, Steps};
 use crate::simd::Add;
 use crate::slab::{NEWER_THAN_COLD, PINNED, TOMBSTONE};
@@ -43,6 +44,20 @@ pub(crate) struct Batch {
     pub(crate) scale: f32,
 }
 
+impl Batch {
+    /// What the batch makes of a row, given what it brings for its key.
+    #[inline(always)]
+    fn change(&self, weights: &mut [f32], state: &mut [f32], value: &[f32]) {
+        match self.op {
+            Op::Gradients => return self.steps.apply(weights, state, value),
+            Op::Assign => weights.copy_from_slice(value),
+            Op::AssignAdd => self.steps.cpu().run(Add { to: weights, values: value }),
+            Op::Remove | Op::Prefetch => {}
+        }
+        self.steps.follow(weights, state);
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// A live row, pinned.
@@ -74,6 +89,8 @@ pub(crate) struct Plan {
     pub(super) owner: Vec<u32>,
     seen: Vec<u32>,
     pub(super) sums: Vec<f32>,
+    /// A row's embedding, where rows are kept in fewer bits.
+    unpacked: Vec<f32>,
     /// Whether `sums` holds what each key brings, not only those that come more than once.
     pub(super) all_summed: bool,
 }
@@ -261,8 +278,9 @@ impl Shard {
         if batch.op != Op::Prefetch {
             self.catch_up(env.context);
         }
-        self.make_ready(batch, dim, values, plan);
-        let Plan { uniques, sums, all_summed, .. } = plan;
+        self.make_ready(env, batch, values, plan);
+        let Plan { uniques, sums, all_summed, unpacked, .. } = plan;
+        unpacked.resize(dim, 0.0);
         let (mut added, mut touched) = (0, 0);
         uniques.iter().take(ROWS_AHEAD).for_each(|unique| self.prefetch_row(env, unique));
         for (at, unique) in uniques.iter().enumerate() {
@@ -281,7 +299,7 @@ impl Shard {
                     continue;
                 }
                 Op::Remove => self.apply_remove(env, unique),
-                _ => self.apply_value(env, batch, unique, value),
+                _ => self.apply_value(env, batch, unique, value, unpacked),
             };
             added += change.0;
             touched += usize::from(change.1);
@@ -326,7 +344,7 @@ impl Shard {
     }
 
     #[inline(always)]
-    fn apply_value(&mut self, env: &Env<'_>, batch: &Batch, unique: &Unique, value: &[f32]) -> (i64, bool) {
+    fn apply_value(&mut self, env: &Env<'_>, batch: &Batch, unique: &Unique, value: &[f32], unpacked: &mut [f32]) -> (i64, bool) {
         let mut added = 0;
         match unique.kind {
             Kind::Skip => {
@@ -355,18 +373,20 @@ impl Shard {
         if unique.kind != Kind::Live && env.schema.admission_ref().is_sliding() {
             env.filter.note(unique.key, Seen::Admitted);
         }
-        let dim = env.schema.dim();
         let uncommitted = self.uncommitted_bit();
         let (meta, lanes) = self.slab.entry_mut(unique.row);
-        let (weights, state) = lanes.split_at_mut(dim);
-        match batch.op {
-            Op::Gradients => batch.steps.apply(weights, state, value),
-            Op::Assign => weights.copy_from_slice(value),
-            Op::AssignAdd => batch.steps.cpu().run(Add { to: weights, values: value }),
-            Op::Remove | Op::Prefetch => {}
-        }
-        if batch.op != Op::Gradients {
-            batch.steps.follow(weights, state);
+        let precision = env.schema.precision_value();
+        if precision == Precision::F32 {
+            let (weights, state) = lanes.split_at_mut(env.schema.dim());
+            batch.change(weights, state, value);
+        } else {
+            let (packed, state) = lanes.split_at_mut(env.schema.embedding_lanes());
+            let cpu = batch.steps.cpu();
+            cpu.run(Unpack { precision, lanes: packed, values: unpacked });
+            batch.change(unpacked, state, value);
+            let dither = Dither::new(env.context.seed, env.table.0, batch.number, unique.key);
+            let dither = (batch.op != Op::Assign).then_some(dither);
+            cpu.run(Pack { precision, values: unpacked, lanes: packed, dither });
         }
         meta.time = meta.time.max(batch.time);
         meta.touches = meta.touches.saturating_add(1);
@@ -401,11 +421,22 @@ impl Shard {
     }
 
     fn initialize(&mut self, env: &Env<'_>, batch: &Batch, unique: &Unique) {
-        let dim = env.schema.dim();
-        let (embedding, state) = self.slab.row_mut(unique.row).split_at_mut(dim);
         let segments = env.schema.segments_ref();
-        segments::fill_initial(segments, env.context.seed, env.table.0, unique.key, embedding);
+        let fill = |embedding: &mut [f32]| {
+            segments::fill_initial(segments, env.context.seed, env.table.0, unique.key, embedding);
+        };
+        let precision = env.schema.precision_value();
+        let (lanes, state) = self.slab.row_mut(unique.row).split_at_mut(env.schema.embedding_lanes());
         segments::init_state(segments, state);
-        batch.steps.follow(embedding, state);
+        if precision == Precision::F32 {
+            fill(lanes);
+            batch.steps.follow(lanes, state);
+        } else {
+            let mut embedding = vec![0.0; env.schema.dim()];
+            fill(&mut embedding);
+            env.schema.round(&mut embedding);
+            batch.steps.follow(&embedding, state);
+            batch.steps.cpu().run(Pack { precision, values: &embedding, lanes, dither: None });
+        }
     }
 }

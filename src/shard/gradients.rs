@@ -2,13 +2,14 @@
 #![forbid(unsafe_code)]
 
 use super::batch::{Batch, Kind, Op, Plan};
-use super::{Shard, Values};
+use super::{Env, Shard, Values};
 use crate::simd::{Add, Loop};
 
 impl Shard {
     /// Fills the plan's sums: for keys that come more than once, or for all where gradients are changed before they are applied.
     /// f32 sums in input order, whatever the number of workers or shards.
-    pub(super) fn make_ready(&self, batch: &Batch, dim: usize, values: Values<'_>, plan: &mut Plan) {
+    pub(super) fn make_ready(&self, env: &Env<'_>, batch: &Batch, values: Values<'_>, plan: &mut Plan) {
+        let dim = env.schema.dim();
         let changes = batch.op == Op::Gradients && (batch.scale != 1.0 || batch.steps.adjusts() || values.is_compensated());
         plan.all_summed = changes;
         if !matches!(batch.op, Op::Gradients | Op::AssignAdd) || plan.uniques.len() == plan.positions.len() && !changes {
@@ -25,18 +26,20 @@ impl Shard {
             }
         }
         if changes {
-            self.adjust(batch, dim, values, plan);
+            self.adjust(env, batch, values, plan);
         }
     }
 
-    fn adjust(&self, batch: &Batch, dim: usize, values: Values<'_>, plan: &mut Plan) {
+    fn adjust(&self, env: &Env<'_>, batch: &Batch, values: Values<'_>, plan: &mut Plan) {
+        let dim = env.schema.dim();
         let cpu = batch.steps.cpu();
         for (unique, grad) in plan.uniques.iter().zip(plan.sums.chunks_exact_mut(dim)) {
             // A row that begins with this batch was nobody's before: it has no delay.
             if unique.kind == Kind::Live
                 && let Some((read, strength)) = values.read(unique.last, dim)
             {
-                cpu.run(Compensate { grad, now: &self.slab.row(unique.row)[..dim], read, strength });
+                let now = env.schema.embedding(self.slab.row(unique.row));
+                cpu.run(Compensate { grad, now: &now, read, strength });
             }
             if batch.scale != 1.0 {
                 grad.iter_mut().for_each(|g| *g *= batch.scale);

@@ -8,6 +8,7 @@
 use crate::expiry::Lifetimes;
 use crate::index::Probe;
 use crate::plant::{Bug, planted};
+use crate::precision::{Precision, Unpack};
 use crate::shard::{View, shard_of};
 use crate::simd::Loop;
 use crate::slab::{Entry, TOMBSTONE};
@@ -38,6 +39,7 @@ pub(super) struct Gather<'a> {
     pub(super) shards: &'a [Option<View<'a>>],
     pub(super) keys: &'a [Key],
     pub(super) dim: usize,
+    pub(super) precision: Precision,
     /// Where rows expire at all.
     pub(super) lifetimes: Option<&'a Lifetimes>,
     pub(super) clock: UnixSeconds,
@@ -119,7 +121,8 @@ impl<'a> Gather<'a> {
 
     #[inline(always)]
     fn ask_for<const D: usize>(&self, entry: Entry<'a>) -> Entry<'a> {
-        entry.prefetch(if D == 0 { self.dim } else { D } * 4);
+        let dim = if D == 0 { self.dim } else { D };
+        entry.prefetch(if self.precision == Precision::F32 { dim } else { self.precision.lanes(dim) } * 4);
         entry
     }
 
@@ -143,7 +146,7 @@ impl<'a> Gather<'a> {
         let keys = self.keys[first..last].iter().zip(group.mixed).zip(group.likely);
         let rows = self.output.rows[first * dim..last * dim].chunks_exact_mut(dim);
         let found = &mut self.output.found[first..last];
-        let (shards, lifetimes, clock) = (self.shards, self.lifetimes, self.clock);
+        let (shards, lifetimes, clock, precision) = (self.shards, self.lifetimes, self.clock, self.precision);
         let mut hits = 0;
         for (((((&key, mixed), likely), row), found), at) in keys.zip(rows).zip(found).zip(first as u32..) {
             let Some(shard) = shards[shard_of(mixed, shards.len())] else { continue };
@@ -152,7 +155,10 @@ impl<'a> Gather<'a> {
                 .filter(|entry| !entry.meta.has(TOMBSTONE) && lifetimes.is_none_or(|lifetimes| is_live(entry, lifetimes, clock)));
             *found = live.is_some();
             if let Some(entry) = live {
-                copy(row, &entry.lanes[..dim]);
+                match precision {
+                    Precision::F32 => copy(row, &entry.lanes[..dim]),
+                    _ => Unpack { precision, lanes: &entry.lanes[..precision.lanes(dim)], values: row }.run(),
+                }
                 hits += 1;
             } else {
                 self.output.missing.push((at, entry.is_some()));

@@ -8,6 +8,7 @@ use super::pool::run_all;
 use super::{Table, TableInner};
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::precision::Precision;
 use crate::schema::{Missing, TableSchema};
 use crate::segments::fill_initial;
 use crate::shard::{Shard, View, misfit, read_lanes, shard_of, split_cold};
@@ -116,6 +117,7 @@ impl TableInner {
             shards: &shards,
             keys: part.keys,
             dim,
+            precision: schema.precision_value(),
             lifetimes: Some(schema.lifetimes()).filter(|lifetimes| lifetimes.any()),
             clock: self.context.now(),
             output,
@@ -154,6 +156,7 @@ impl TableInner {
             let mixed: Vec<u64> = wanted.iter().map(|&(mixed, _)| mixed).collect();
             self.counters.cold_reads.fetch_add(mixed.len() as u64, Ordering::Relaxed);
             let mut odd = None;
+            let mut packed = vec![0.0; schema.embedding_lanes()];
             self.context.cold.get_many(self.id, &mixed, &mut |at, value| {
                 let position = wanted[at].1 as usize;
                 let Some((time, bytes)) = split_cold(value, schema.lanes()) else {
@@ -161,7 +164,14 @@ impl TableInner {
                     return;
                 };
                 if !schema.lifetimes().expired(part.keys[position], time, clock) {
-                    read_lanes(bytes, &mut part.rows[position * dim..(position + 1) * dim]);
+                    let row = &mut part.rows[position * dim..(position + 1) * dim];
+                    match schema.precision_value() {
+                        Precision::F32 => read_lanes(bytes, row),
+                        _ => {
+                            read_lanes(bytes, &mut packed);
+                            row.copy_from_slice(&schema.embedding(&packed));
+                        }
+                    }
                     part.found[position] = true;
                     hits += 1;
                 }
@@ -181,7 +191,10 @@ impl TableInner {
 
     fn fill_missing(&self, schema: &TableSchema, key: Key, row: &mut [f32]) {
         match schema.missing_value() {
-            Missing::Initial => fill_initial(schema.segments_ref(), self.context.seed, self.id.0, key, row),
+            Missing::Initial => {
+                fill_initial(schema.segments_ref(), self.context.seed, self.id.0, key, row);
+                schema.round(row);
+            }
             Missing::Zeros => row.fill(0.0),
         }
     }

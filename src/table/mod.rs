@@ -269,11 +269,9 @@ impl Table {
     /// The visitor's first error, at which it stops; a failing cold tier; [`Error::TableDropped`].
     pub fn for_each_row(&self, mut visit: impl FnMut(Key, UnixSeconds, &[f32], &[f32]) -> Result<()>) -> Result<()> {
         self.inner.check()?;
-        let dim = self.dim();
-        self.inner.for_each(&mut |key, time, lanes| {
-            let (embedding, state) = lanes.split_at(dim);
-            visit(key, time, embedding, state)
-        })
+        let schema = self.inner.schema();
+        self.inner
+            .for_each(&mut |key, time, lanes| visit(key, time, &schema.embedding(lanes), &lanes[schema.embedding_lanes()..]))
     }
 }
 
