@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::log::{CommitRecord, Frame};
 use crate::schema::TableSchema;
 use crate::sync::RwLock;
-use crate::table::TableInner;
+use crate::table::{Loader, TableInner};
 use crate::types::TableId;
 
 /// See the module.
@@ -74,12 +74,16 @@ impl Catalog {
         self.context.cold.drop_table(id)
     }
 
-    /// Does to the tables what a frame of a base or a committed delta says. `Err(String)` is what is wrong with the frame.
-    pub(crate) fn load(&self, frame: &Frame<'_>) -> Result<(), LoadError> {
+    /// Does to the tables what a frame of a base or a committed delta says; rows with the help of `loader`.
+    pub(crate) fn load(&self, loader: &mut Loader, frame: &Frame<'_>) -> Result<(), LoadError> {
         match frame {
-            Frame::CreateTable { table, schema } => self.load_table(*table, schema),
-            Frame::DropTable { table } => Ok(self.drop_table(*table)?),
+            Frame::CreateTable { table, schema } => self.load_table(loader, *table, schema),
+            Frame::DropTable { table } => {
+                loader.finish()?;
+                Ok(self.drop_table(*table)?)
+            }
             Frame::Settings { table, schema } => {
+                loader.finish()?;
                 let (table, schema) = (self.need(*table)?, TableSchema::decode(schema)?);
                 let known = table.schema();
                 if known.name() != schema.name() {
@@ -92,14 +96,11 @@ impl Catalog {
             }
             Frame::Rows { table, lanes, images } => {
                 let table = self.need(*table)?;
-                let schema = table.schema();
-                if *lanes as usize != schema.lanes() {
-                    return Err(LoadError::Invalid(format!("rows of {lanes} values in a table of {}", schema.lanes())));
+                let expected = table.schema().lanes();
+                if *lanes as usize != expected {
+                    return Err(LoadError::Invalid(format!("rows of {lanes} values in a table of {expected}")));
                 }
-                for (key, time, lanes) in images.iter() {
-                    write(table.shard(key)).load(&table.env(&schema), key, time, lanes)?;
-                }
-                Ok(())
+                Ok(loader.rows(&table, images.bytes())?)
             }
             Frame::Quantized { table, lanes, dim, codec, images } => {
                 let table = self.need(*table)?;
@@ -107,34 +108,22 @@ impl Catalog {
                 if (*lanes as usize, *dim as usize) != schema.unpacked_shape() {
                     return Err(LoadError::Invalid(format!("rows of {lanes} values in a table of {}", schema.lanes())));
                 }
-                let (mut embedding, mut row) = (vec![0.0; schema.dim()], Vec::new());
+                let (mut embedding, mut rows) = (vec![0.0; schema.dim()], Vec::new());
                 for (key, time, bytes) in images.iter() {
                     let (encoded, state) = bytes.split_at(codec.encoded_bytes(schema.dim()).min(bytes.len()));
                     if !codec.decode(encoded, &mut embedding) {
                         return Err(LoadError::Invalid(format!("key {key} has another length than its encoding")));
                     }
-                    row.clear();
-                    row.extend(schema.packed(&embedding).iter().flat_map(|value| value.to_le_bytes()));
-                    row.extend_from_slice(state);
-                    write(table.shard(key)).load(&table.env(&schema), key, time, &row)?;
+                    rows.extend_from_slice(&key.to_le_bytes());
+                    rows.extend_from_slice(&time.to_le_bytes());
+                    rows.extend_from_slice(&[0; 4]);
+                    rows.extend(schema.packed(&embedding).iter().flat_map(|value| value.to_le_bytes()));
+                    rows.extend_from_slice(state);
                 }
-                Ok(())
+                Ok(loader.rows(&table, &rows)?)
             }
-            Frame::Removed { table, keys } => {
-                let table = self.need(*table)?;
-                let schema = table.schema();
-                for key in keys.iter() {
-                    write(table.shard(key)).load_removed(&table.env(&schema), key)?;
-                }
-                Ok(())
-            }
-            Frame::Counts { table, counts } => {
-                let table = self.need(*table)?;
-                for (key, count) in counts.iter() {
-                    write(table.shard(key)).counts_mut().load(key, count);
-                }
-                Ok(())
-            }
+            Frame::Removed { table, keys } => Ok(loader.removed(&self.need(*table)?, keys.iter())?),
+            Frame::Counts { table, counts } => Ok(loader.counts(&self.need(*table)?, counts.iter())?),
             Frame::Filter { table, images } => match self.need(*table)?.filter().load(images) {
                 true => Ok(()),
                 false => Err(LoadError::Invalid(format!("part {} of an admission filter", images.partition))),
@@ -147,7 +136,8 @@ impl Catalog {
         self.get(id).ok_or_else(|| LoadError::Invalid(format!("a frame names table {}, which was not created", id.0)))
     }
 
-    fn load_table(&self, id: TableId, schema: &[u8]) -> Result<(), LoadError> {
+    fn load_table(&self, loader: &mut Loader, id: TableId, schema: &[u8]) -> Result<(), LoadError> {
+        loader.finish()?;
         let schema = TableSchema::decode(schema)?;
         if self.get(id).is_some() || self.find(schema.name()).is_some() {
             return Err(LoadError::Invalid(format!("table '{}' is created twice", schema.name())));
@@ -156,6 +146,7 @@ impl Catalog {
         if self.context.cold.disk_bytes() > 0 || self.context.cold.tables().contains(&id) {
             table.assume_cold();
         }
+        loader.make_room(&table);
         let mut tables = write(&self.tables);
         tables.next = tables.next.max(id.0.saturating_add(1));
         tables.by_id.insert(id, Arc::new(table));

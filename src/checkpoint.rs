@@ -10,13 +10,13 @@ use std::sync::atomic::Ordering;
 
 use crate::admission::PARTITIONS;
 use crate::catalog::Catalog;
-use crate::context::read;
-use crate::delta::{FRAME_BYTES, write_part};
+use crate::codec::BlockSums;
+use crate::delta::{FRAME_BYTES, Visit, Visits, read_if, write_part};
 use crate::error::Result;
-use crate::fs::{Fs, names};
+use crate::fs::{Fs, SyncAhead, names};
 use crate::kill_point::{KillPoint, reach};
 use crate::log::{CommitRecord, FrameBuf, LogWriter, SegmentHeader};
-use crate::manifest::{FileSum, Manifest};
+use crate::manifest::{BLOCK_BYTES, FileSum, Manifest};
 use crate::plant::{Bug, planted};
 use crate::shard::{Part, Scan};
 use crate::table::TableInner;
@@ -25,6 +25,10 @@ use crate::table::TableInner;
 const BUCKETS_A_VISIT: usize = 64;
 /// Lines of an admission filter copied under one lock.
 const LINES_A_VISIT: usize = 1024;
+/// Shards visited in turn.
+const SHARDS_TOGETHER: usize = 8;
+/// How the names of RocksDB's files of rows end. One is written once, and no other of a live directory ever has its number.
+const SORTED: &str = ".sst";
 
 /// Where and after what a base is written.
 pub(crate) struct BasePlan<'a> {
@@ -36,6 +40,9 @@ pub(crate) struct BasePlan<'a> {
     pub(crate) begin: &'a CommitRecord,
     pub(crate) state: &'a [u8],
     pub(crate) first_segment: u64,
+    /// Sums of files of the cold tier that are as they were when these were made: those of a base written, or opened, before by the
+    /// same process. Files of the one kind that never changes are not read again for them.
+    pub(crate) known: &'a [FileSum],
 }
 
 /// Writes base `number` and publishes it. On an error nothing is left but a `tmp-` directory that the next open removes.
@@ -57,15 +64,17 @@ fn write_files(plan: &BasePlan<'_>, catalog: &Catalog, temporary: &Path) -> Resu
     fs.create_dir(temporary)?;
     let unchanged = || catalog.context.batches.load(Ordering::SeqCst) == plan.begin.batches;
     let early = planted(Bug::StillTooEarly) && unchanged();
-    write_hot_rows(plan, catalog, &temporary.join(names::HOT_ROWS))?;
+    let hot_rows = write_hot_rows(plan, catalog, &temporary.join(names::HOT_ROWS))?;
     reach(KillPoint::HotRowsWritten);
     catalog.context.cold.checkpoint(&temporary.join(names::COLD))?;
     reach(KillPoint::ColdCheckpointed);
     // Read after the last byte: a batch that came in between makes the base wait for a commit.
     let still = early || unchanged();
-    let mut files = vec![FileSum::of(fs, temporary, names::HOT_ROWS.to_owned())?];
+    let mut files = vec![hot_rows];
     for entry in fs.list(&temporary.join(names::COLD))? {
-        files.push(FileSum::of(fs, temporary, format!("{}/{}", names::COLD, entry.name))?);
+        let name = format!("{}/{}", names::COLD, entry.name);
+        let known = plan.known.iter().find(|file| file.name == name && file.bytes == entry.len && name.ends_with(SORTED));
+        files.push(known.map_or_else(|| FileSum::of(fs, temporary, name.clone()), |file| Ok(file.clone()))?);
     }
     let manifest = Manifest {
         number: plan.number,
@@ -91,7 +100,7 @@ fn write_files(plan: &BasePlan<'_>, catalog: &Catalog, temporary: &Path) -> Resu
     Ok(manifest)
 }
 
-fn write_hot_rows(plan: &BasePlan<'_>, catalog: &Catalog, path: &Path) -> Result<()> {
+fn write_hot_rows(plan: &BasePlan<'_>, catalog: &Catalog, path: &Path) -> Result<FileSum> {
     let header = SegmentHeader {
         store: plan.uuid,
         segment: plan.number,
@@ -100,27 +109,36 @@ fn write_hot_rows(plan: &BasePlan<'_>, catalog: &Catalog, path: &Path) -> Result
         parent_hash: plan.begin.hash,
         continues: false,
     };
-    let mut writer = LogWriter::create(plan.fs, path, &header)?;
+    let mut writer = LogWriter::create_summed(plan.fs, path, &header, BLOCK_BYTES)?;
+    let mut ahead = SyncAhead::default();
     for table in catalog.tables() {
-        writer.append(&FrameBuf::create_table(table.id, &table.schema().encode()))?;
-        write_table(&mut writer, &table)?;
+        let schema = table.schema().encode();
+        writer.append(&FrameBuf::create_table(table.id, &schema))?;
+        write_table(&mut writer, &mut ahead, &table)?;
     }
     for chunk in plan.state.chunks(FRAME_BYTES) {
         writer.append(&FrameBuf::state(chunk))?;
     }
     writer.append(&FrameBuf::commit(plan.begin))?;
-    writer.finish()
+    ahead.finish()?;
+    let sums = writer.finish()?.unwrap_or_else(|| BlockSums::new(BLOCK_BYTES));
+    Ok(FileSum::written(names::HOT_ROWS.to_owned(), sums))
 }
 
-/// Bucket by bucket, so that no batch waits long, and in frames of some size.
-fn write_table(writer: &mut LogWriter, table: &TableInner) -> Result<()> {
+/// A few buckets of each of some shards in turn, so that no batch waits long, and whoever loads them finds work for several threads. Not
+/// of all: the longer a shard is visited, the likelier its index grows meanwhile, and its visits begin again.
+fn write_table(writer: &mut LogWriter, ahead: &mut SyncAhead, table: &TableInner) -> Result<()> {
     let mut part = Part::default();
-    for shard in table.shards() {
-        let (mut scan, mut done) = (Scan::default(), false);
-        while !done {
-            done = read(shard).scan(&mut scan, BUCKETS_A_VISIT, &mut part);
-            if done || part.images.len() >= FRAME_BYTES {
+    for shards in table.shards().chunks(SHARDS_TOGETHER) {
+        let (mut visits, mut more) = (Visits::new(shards.iter().map(|shard| (shard, Scan::default()))), true);
+        while more {
+            more = visits.make(|(shard, scan), wait| match read_if(shard, wait) {
+                None => Visit::Refused,
+                Some(shard) => Visit::made(shard.scan(scan, BUCKETS_A_VISIT, &mut part)),
+            });
+            if !more || part.images.len() >= FRAME_BYTES {
                 write_part(table, &mut part, &mut |frame| writer.append(frame))?;
+                ahead.grown(writer.position(), || writer.syncer())?;
             }
         }
     }

@@ -115,6 +115,49 @@ fn unshuffle(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
+/// A checksum of every so many bytes of what comes piece by piece; each is seeded by its number.
+#[derive(Debug)]
+pub(crate) struct BlockSums {
+    block_bytes: usize,
+    sums: Vec<u32>,
+    bytes: u64,
+    /// Of the block begun last, and its bytes so far.
+    open: u32,
+    filled: usize,
+}
+
+impl BlockSums {
+    pub(crate) fn new(block_bytes: usize) -> BlockSums {
+        BlockSums { block_bytes, sums: Vec::new(), bytes: 0, open: 0, filled: 0 }
+    }
+
+    pub(crate) fn add(&mut self, mut bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(bytes.len().min(self.block_bytes - self.filled));
+            self.open = crc(self.open, now);
+            self.filled += now.len();
+            if self.filled == self.block_bytes {
+                self.close();
+            }
+            bytes = later;
+        }
+    }
+
+    fn close(&mut self) {
+        self.sums.push(self.open);
+        (self.open, self.filled) = (self.sums.len() as u32, 0);
+    }
+
+    /// All bytes, and their sums.
+    pub(crate) fn finish(mut self) -> (u64, Vec<u32>) {
+        if self.filled > 0 {
+            self.close();
+        }
+        (self.bytes, self.sums)
+    }
+}
+
 /// Decompresses a Zstandard stream as it is read, for the trainer's input files.
 #[cfg(feature = "train")]
 pub(crate) fn zstd_reader<'a>(reader: impl std::io::Read + Send + 'a) -> std::io::Result<Box<dyn std::io::Read + Send + 'a>> {

@@ -3,13 +3,15 @@
 
 use std::path::Path;
 
-use crate::codec::{Reader, crc};
+use crate::codec::{BlockSums, Reader, crc};
 use crate::error::{Error, Result};
 use crate::fs::{self, Fs};
 use crate::types::{CommitHash, CommitId};
 
 /// Bytes under one checksum.
 pub(crate) const BLOCK_BYTES: usize = 64 << 10;
+/// Bytes of a file read at once.
+const CHUNK_BYTES: usize = 1 << 20;
 /// The largest manifest that is read: checksums of a terabyte.
 const MAX_BYTES: u64 = 80 << 20;
 const MAGIC: &[u8; 8] = b"EMBRBASE";
@@ -39,18 +41,24 @@ pub(crate) struct FileSum {
 }
 
 impl FileSum {
+    /// Of a file summed in blocks of [`BLOCK_BYTES`] as it was written.
+    pub(crate) fn written(name: String, sums: BlockSums) -> FileSum {
+        let (bytes, blocks) = sums.finish();
+        FileSum { name, bytes, blocks }
+    }
+
     /// Reads a file and sums it.
     pub(crate) fn of(fs: &dyn Fs, base: &Path, name: String) -> Result<FileSum> {
-        let (mut blocks, mut bytes) = (Vec::new(), 0);
         let file = fs.open_read(&base.join(&name))?;
-        let mut block = vec![0; BLOCK_BYTES];
+        let (mut sums, mut at) = (BlockSums::new(BLOCK_BYTES), 0);
+        let mut chunk = vec![0; usize::try_from(file.len()).unwrap_or(CHUNK_BYTES).clamp(1, CHUNK_BYTES)];
         loop {
-            let read = file.read_at(bytes, &mut block)?;
+            let read = file.read_at(at, &mut chunk)?;
             if read == 0 {
-                return Ok(FileSum { name, bytes, blocks });
+                return Ok(FileSum::written(name, sums));
             }
-            blocks.push(crc(blocks.len() as u32, &block[..read]));
-            bytes += read as u64;
+            sums.add(&chunk[..read]);
+            at += read as u64;
         }
     }
 

@@ -13,7 +13,7 @@ use crate::log::{Mark, MarkRecord};
 use crate::options::StoreOptions;
 use crate::pins::Pins;
 use crate::quantize::Quantization;
-use crate::recovery::{Chain, Identity, Rebuilt, Site, Survey, choose, rebuild, survey};
+use crate::recovery::{Chain, Identity, Rebuilt, Site, Survey, choose, glance, rebuild};
 use crate::types::{At, CommitId};
 use crate::view::View;
 
@@ -165,7 +165,7 @@ impl Restore {
             lock => lock?,
         };
         let identity = Identity::read(fs, dir)?;
-        let survey = survey(fs, dir, identity.uuid)?;
+        let survey = glance(fs, dir, identity.uuid)?;
         let chain = choose(&survey, dir, self.at)?;
         Ok(Source { identity, survey, chain, _pins: Pins::default(), _lock: Some(lock) })
     }
@@ -225,7 +225,7 @@ fn write_store(fs: &dyn Fs, dir: &Path, source: Identity, rebuilt: &Rebuilt) -> 
     fs.create_dir(&names::bases(dir))?;
     let identity = Identity::generate(dir, source.seed);
     let (record, state) = rebuilt.log.tip();
-    let plan = BasePlan { fs, dir, uuid: identity.uuid, number: 1, begin: &record, state: &state, first_segment: 1 };
+    let plan = BasePlan { fs, dir, uuid: identity.uuid, number: 1, begin: &record, state: &state, first_segment: 1, known: &[] };
     write_base(&plan, &rebuilt.catalog)?;
     // Says that there is a commit, so that the store is never taken for a new one should its base be lost.
     let mark = MarkRecord { segment: 0, offset: 0, id: record.id, hash: record.hash };

@@ -71,7 +71,7 @@ pub fn walk_segment(bytes: &[u8], repaired: bool) -> [usize; 3] {
                 assert!(offset == before && end > offset && end <= length);
                 seen[0] += 1;
                 match frame {
-                    Frame::Rows { images, .. } => seen[1] += images.iter().count(),
+                    Frame::Rows { lanes, images, .. } => seen[1] += images.bytes().len() / (16 + 4 * lanes as usize),
                     Frame::Removed { keys, .. } => seen[1] += keys.iter().count(),
                     Frame::Counts { counts, .. } => seen[1] += counts.iter().count(),
                     Frame::Commit(_) => seen[2] += 1,

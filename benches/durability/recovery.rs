@@ -60,51 +60,60 @@ pub(crate) fn run(site: &Site) -> Result<Value, Failure> {
     let path = site.path("recovery");
     let log = opened(site, "recovery", false, &path.join("log"), &digest)?;
     let (store, table) = site.open("recovery", false)?;
-    let before = resident();
-    let (done, checkpoint_peak) = peak_of(|| store.checkpoint());
-    done?;
+    store.checkpoint()?;
     // A second base that follows the same commit; with it the log before can go.
     store.checkpoint()?;
     drop((store, table));
     let bases = disk::files(&path.join("base"))?.into_iter().filter_map(|file| file.parent().map(Path::to_path_buf));
     let newest = bases.filter(|dir| dir.join("hot.rows").exists()).max().ok_or("no base")?;
     let base = opened(site, "recovery", false, &newest, &digest)?;
-    let restored = restore(site, &digest)?;
+    let restored = restore(site, ("recovery", false), &digest)?;
     site.remove("recovery")?;
-    let growth = checkpoint_peak.saturating_sub(before) >> 20;
-    Ok(json!({
-        "log": log.to_json(site, false), "base": base.to_json(site, false), "restore": restored,
-        "checkpoint_growth_mib": growth, "larger": larger(site)?,
-    }))
+    Ok(
+        json!({ "log": log.to_json(site, false), "base": base.to_json(site, false), "restore": restored, "larger": larger(site)? }),
+    )
 }
 
-fn restore(site: &Site, digest: &Digest) -> Result<Value, Failure> {
+fn restore(site: &Site, (name, cold): (&str, bool), digest: &Digest) -> Result<Value, Failure> {
+    disk::forget(&site.path(name))?;
     let (before, begun) = (resident(), Instant::now());
-    let (done, peak) = peak_of(|| {
-        embedrock::Restore::of(site.path("recovery")).at(At::Latest).options(site.options(false)).to(site.path("restored"))
-    });
+    let (done, peak) =
+        peak_of(|| embedrock::Restore::of(site.path(name)).at(At::Latest).options(site.options(cold)).to(site.path("restored")));
     done?;
     let seconds = begun.elapsed().as_secs_f64();
-    same("the restored store", &crate::site::reopened(site, "restored", false)?, digest)?;
+    let bytes = disk::bytes(&site.path("restored"))?;
+    same("the restored store", &crate::site::reopened(site, "restored", cold)?, digest)?;
     site.remove("restored")?;
-    Ok(json!({
-        "seconds": seconds, "peak_mib": peak.saturating_sub(before) >> 20,
-        "allowed_mib": (site.budget(false) as u64 + POOL_BYTES) >> 20,
-    }))
+    Ok(json!({ "seconds": seconds, "written_mb_s": bytes as f64 / seconds / 1e6, "memory": memory(site, cold, before, peak) }))
+}
+
+/// What was added to memory that the program held before, beside what may be.
+fn memory(site: &Site, cold: bool, before: u64, peak: u64) -> Value {
+    json!({
+        "peak_mib": peak.saturating_sub(before) >> 20, "budget_mib": site.budget(cold) >> 20, "pool_mib": POOL_BYTES >> 20,
+        "data_mib": site.data_bytes() >> 20,
+    })
 }
 
 /// Most rows in the cold tier, against RocksDB taking files of the same rows in and the disk reading the hot ones.
 fn larger(site: &Site) -> Result<Value, Failure> {
-    let (store, table) = site.filled("larger", true)?;
-    let digest = store.digest()?;
-    store.checkpoint()?;
-    drop((store, table));
+    drop(site.filled("larger", true)?);
+    let start = resident();
+    let (store, checkpoint_peak) = peak_of(|| -> Result<_, Failure> {
+        let (store, table) = site.open("larger", true)?;
+        site.touch(&table, 2)?;
+        store.commit(b"touched")?;
+        store.checkpoint()?;
+        Ok(store)
+    });
+    let digest = store.as_ref().map_err(|error| error.to_string())?.digest()?;
+    drop(store);
     let path = site.path("larger");
     let newest = disk::files(&path.join("base"))?.into_iter().filter(|file| file.ends_with("hot.rows")).max().ok_or("no base")?;
     let hot = std::fs::metadata(&newest)?.len();
     let rows = vec![newest];
     let mut ratios = Vec::new();
-    let (mut ours, mut theirs, mut peak) = (Vec::new(), Vec::new(), 0);
+    let (mut ours, mut theirs, mut open_peak) = (Vec::new(), Vec::new(), Value::Null);
     for turn in 0..site.turns.min(3) {
         let read = disk::read_rates(&rows)?;
         disk::forget(&path)?;
@@ -112,7 +121,7 @@ fn larger(site: &Site) -> Result<Value, Failure> {
         let (store, most) = peak_of(|| site.open("larger", true));
         ours.push(begun.elapsed().as_secs_f64());
         let (store, _) = store?;
-        peak = peak.max(most.saturating_sub(before));
+        open_peak = memory(site, true, before, most);
         if turn == 0 {
             same("the larger store", &store.digest()?, &digest)?;
         }
@@ -120,11 +129,12 @@ fn larger(site: &Site) -> Result<Value, Failure> {
         theirs.push(ingest(site)?);
         ratios.push((theirs[turn] + hot as f64 / read.best()) / ours[turn]);
     }
+    let restored = restore(site, ("larger", true), &digest)?;
     site.remove("larger")?;
     Ok(json!({
         "hot_mb": hot as f64 / 1e6, "all_mb": site.data_bytes() as f64 / 1e6, "seconds": median(ours),
         "rocksdb_ingest_seconds": median(theirs), "of_ingest_and_disk": median(ratios),
-        "peak_mib": peak >> 20, "allowed_mib": (site.budget(true) as u64 + POOL_BYTES) >> 20,
+        "open": open_peak, "touch_commit_checkpoint": memory(site, true, start, checkpoint_peak), "restore": restored,
     }))
 }
 

@@ -19,6 +19,8 @@ struct Times {
     /// Batches a second in each turn.
     rates: Vec<f64>,
     wall: f64,
+    /// Seconds that the thread was ready to run and had no core.
+    without_core: f64,
 }
 
 /// What was written beside the training.
@@ -45,22 +47,29 @@ impl Times {
         json!({
             "batches": self.batches.len(), "batches_per_second": median(self.rates.clone()), "p50_ms": ms(self.at(0.5)),
             "p99_ms": ms(self.at(0.99)), "p999_ms": ms(self.at(0.999)), "max_ms": ms(self.at(1.0)),
+            "without_core_share": self.without_core / self.wall,
         })
     }
 
     /// Trains for some seconds.
     fn turn(&mut self, batches: &mut Batches, table: &Table, next: &mut usize, seconds: f64) -> Result<(), Failure> {
-        let begun = Instant::now();
-        let before = *next;
+        let (begun, before, without_core_before) = (Instant::now(), *next, without_core());
         while begun.elapsed().as_secs_f64() < seconds {
             self.batches.push(batches.train(table, *next)?);
             *next += 1;
         }
         let wall = begun.elapsed().as_secs_f64();
         self.wall += wall;
+        self.without_core += without_core() - without_core_before;
         self.rates.push((*next - before) as f64 / wall);
         Ok(())
     }
+}
+
+/// Seconds that this thread has waited for a core since it began; 0 where the system does not say.
+fn without_core() -> f64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    stat.split_whitespace().nth(1).and_then(|nanos| nanos.parse::<f64>().ok()).map_or(0.0, |nanos| nanos / 1e9)
 }
 
 impl Written {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::visits::{Visit, Visits, write_if};
 use super::{DeltaLog, FRAME_BYTES};
 use crate::admission::{IMAGE_BYTES, Images, PARTITIONS};
 use crate::catalog::Catalog;
@@ -25,8 +26,11 @@ pub(crate) struct Cut {
     pub(super) record: CommitRecord,
     pub(super) trainer_state: Arc<[u8]>,
     tables: Vec<Arc<TableInner>>,
+    /// The table whose rows are moved out, and which of its shards still have some.
     table: usize,
-    shard: usize,
+    shards: Visits<usize>,
+    /// The first partition of its filter that may still owe lines.
+    partition: usize,
     /// Moved out of a shard of this table, not yet in the log.
     part: Part,
     part_of: usize,
@@ -44,7 +48,19 @@ impl Cut {
         let epoch = context.epoch.fetch_add(1, Ordering::AcqRel);
         let tables = catalog.tables();
         reach(KillPoint::CutTaken);
-        Ok(Cut { epoch, record, trainer_state, tables, table: 0, shard: 0, part: Part::default(), part_of: 0, state_written: 0 })
+        let shards = shards_of(&tables, 0);
+        Ok(Cut {
+            epoch,
+            record,
+            trainer_state,
+            tables,
+            table: 0,
+            shards,
+            partition: 0,
+            part: Part::default(),
+            part_of: 0,
+            state_written: 0,
+        })
     }
 
     /// What the commit will be called.
@@ -54,7 +70,9 @@ impl Cut {
 
     /// Moves rows from the shards, as they stood at the cut, and the trainer's state into the log.
     pub(super) fn write(&mut self, log: &DeltaLog) -> Result<()> {
-        while self.write_some(log, KEYS_A_VISIT)? {}
+        while self.write_some(log, KEYS_A_VISIT)? {
+            log.sync_early()?;
+        }
         Ok(())
     }
 
@@ -65,14 +83,20 @@ impl Cut {
             if table.context.captures.is_crowded() {
                 self.relieve(log)?;
             }
-            let table = &self.tables[self.table];
+            let (table, part) = (&self.tables[self.table], &mut self.part);
             self.part_of = self.table;
-            match table.shards().get(self.shard) {
-                Some(shard) => self.shard += usize::from(write(shard).capture(&table.context, keys, &mut self.part)),
-                None => match capture_filter(table, self.shard - table.shards().len(), keys, &mut self.part) {
-                    Some(partition) => self.shard = table.shards().len() + partition,
-                    None => (self.table, self.shard) = (self.table + 1, 0),
-                },
+            let more = self.shards.make(|&mut at, wait| match write_if(&table.shards()[at], wait) {
+                None => Visit::Refused,
+                Some(mut shard) => Visit::made(shard.capture(&table.context, keys, part)),
+            });
+            if !more {
+                match capture_filter(table, self.partition, keys, part) {
+                    Some(partition) => self.partition = partition,
+                    None => {
+                        (self.table, self.partition) = (self.table + 1, 0);
+                        self.shards = shards_of(&self.tables, self.table);
+                    }
+                }
             }
             reach(KillPoint::ShardVisited);
             return Ok(true);
@@ -95,12 +119,13 @@ impl Cut {
 
     /// Writes what batches kept aside, wherever it is: where they come first they would wait for the writer to come by.
     fn relieve(&mut self, log: &DeltaLog) -> Result<()> {
-        let first = self.shard;
         for at in self.table..self.tables.len() {
             let table = Arc::clone(&self.tables[at]);
             self.part_of = at;
-            for shard in table.shards().iter().skip(if at == self.table { first } else { 0 }) {
-                write(shard).hand_over_kept(&table.context, &mut self.part);
+            for shard in table.shards() {
+                if let Some(mut shard) = write_if(shard, false) {
+                    shard.hand_over_kept(&table.context, &mut self.part);
+                }
                 self.write_part(log)?;
             }
         }
@@ -134,8 +159,12 @@ fn capture_filter(table: &TableInner, partition: usize, lines: usize, part: &mut
     })
 }
 
+fn shards_of(tables: &[Arc<TableInner>], at: usize) -> Visits<usize> {
+    Visits::new(0..tables.get(at).map_or(0, |table| table.shards().len()))
+}
+
 /// Writes a part and empties it piece by piece, so that after a failure what is left is what was not written.
-pub(crate) fn write_part(table: &TableInner, part: &mut Part, append: &mut dyn FnMut(&FrameBuf) -> Result<()>) -> Result<()> {
+pub(crate) fn write_part(table: &TableInner, part: &mut Part, append: &mut dyn FnMut(&FrameBuf<'_>) -> Result<()>) -> Result<()> {
     let lanes = table.schema().lanes();
     let image_bytes = IMAGE_HEADER_BYTES + lanes * 4;
     while !part.images.is_empty() {

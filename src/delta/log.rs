@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use super::{Cut, FIRST_EPOCH, FRAME_BYTES};
 use crate::context::{Journal, lock};
 use crate::error::{Error, Result};
-use crate::fs::{Fs, names};
+use crate::fs::{Fs, SyncAhead, names};
 use crate::kill_point::{KillPoint, reach};
 use crate::log::{CommitRecord, FrameBuf, LogWriter, Mark, MarkRecord, SegmentHeader};
 use crate::plant::{Bug, planted};
@@ -41,6 +41,8 @@ pub(crate) struct DeltaLog {
     state: Mutex<State>,
     /// Held by whoever syncs on behalf of all commits written by then. Taken before `state`.
     syncing: Mutex<()>,
+    /// Held while the segment is synced: of two syncs of one file at once either may be told of a failure, and the other not.
+    ahead: Mutex<SyncAhead>,
     /// How long batches waited for `state`.
     waits: Meter,
 }
@@ -114,6 +116,7 @@ impl DeltaLog {
             poison,
             state: Mutex::new(state),
             syncing: Mutex::new(()),
+            ahead: Mutex::default(),
             waits: Meter::default(),
         }
     }
@@ -164,12 +167,12 @@ impl DeltaLog {
     }
 
     /// Makes a table's creation, settings or end part of the delta that is open while no commit is under way.
-    pub(crate) fn append_now(&self, frame: &FrameBuf) -> Result<()> {
+    pub(crate) fn append_now(&self, frame: &FrameBuf<'_>) -> Result<()> {
         append(&mut *self.writable()?, frame)
     }
 
     /// Until a commit frame follows, what is appended counts for nothing.
-    fn append(&self, epoch: u64, frame: FrameBuf) -> Result<()> {
+    fn append(&self, epoch: u64, frame: FrameBuf<'_>) -> Result<()> {
         self.check_poison()?;
         let mut state = self.waits.lock(&self.state);
         self.open_segment(&mut state)?;
@@ -281,6 +284,14 @@ impl DeltaLog {
         cut.write_some(self, keys)
     }
 
+    /// Begins to make durable what was written so far, if that is much and nobody does so now.
+    pub(super) fn sync_early(&self) -> Result<()> {
+        let Ok(mut ahead) = self.ahead.try_lock() else { return Ok(()) };
+        let position = writer(&mut *self.writable()?)?.position();
+        let begun = ahead.grown(position, || writer(&mut *self.writable()?)?.syncer());
+        begun.inspect_err(|error| self.poison(&error.to_string()))
+    }
+
     fn sync_ahead(&self) -> Result<()> {
         let mut state = self.writable()?;
         let writer = writer(&mut state)?;
@@ -298,7 +309,8 @@ impl DeltaLog {
         if planted(Bug::CommitNotSynced) {
             return Ok(());
         }
-        syncer.sync().inspect_err(|error| self.poison(&error.to_string()))
+        let mut ahead = lock(&self.ahead);
+        ahead.finish().and_then(|()| syncer.sync()).inspect_err(|error| self.poison(&error.to_string()))
     }
 }
 
@@ -327,7 +339,7 @@ fn publish(state: &mut State, mark: MarkRecord) {
     }
 }
 
-fn append(state: &mut State, frame: &FrameBuf) -> Result<()> {
+fn append(state: &mut State, frame: &FrameBuf<'_>) -> Result<()> {
     let writer = writer(state)?;
     let before = writer.position();
     writer.append(frame)?;

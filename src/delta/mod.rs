@@ -3,11 +3,13 @@
 
 mod cut;
 mod log;
+mod visits;
 
 use std::sync::Arc;
 
 pub(crate) use cut::{Cut, write_part};
 pub(crate) use log::{DeltaLog, Tip};
+pub(crate) use visits::{Visit, Visits, read_if};
 
 use crate::types::{CommitHash, CommitId};
 

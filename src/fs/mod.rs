@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(not(any(test, feature = "testing")), allow(unreachable_pub, reason = "public to tests only, through `testing`"))]
 
+mod ahead;
 mod lock;
 pub(crate) mod names;
 mod pin;
@@ -13,6 +14,7 @@ mod sim;
 
 use std::path::Path;
 
+pub(crate) use ahead::SyncAhead;
 pub(crate) use real::RealFs;
 pub(crate) use scratch::Scratch;
 #[cfg(any(test, feature = "testing"))]

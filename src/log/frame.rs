@@ -1,6 +1,8 @@
 //! The frames of a delta: their payloads, typed, written and read. Decoding is total: any bytes give a frame or nothing.
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
+
 use super::record::CommitRecord;
 use crate::admission::{IMAGE_BYTES, Images, Shape};
 use crate::codec::Reader;
@@ -53,7 +55,12 @@ pub(crate) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// Key, time, and the lanes' little-endian bytes.
+    /// One behind the other.
+    pub(crate) fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Key, time, and what follows them.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Key, UnixSeconds, &'a [u8])> + use<'a> {
         self.bytes.chunks_exact(self.size).filter_map(|image| {
             let mut reader = Reader::new(image);
@@ -138,26 +145,40 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// A frame to write.
+/// A frame to write: its payload is the head and then the body.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct FrameBuf {
+pub(crate) struct FrameBuf<'a> {
     pub(super) kind: u8,
     /// Belongs to the delta after the one in which it stands.
     pub(super) early: bool,
-    pub(super) payload: Vec<u8>,
+    head: [u8; 8],
+    head_bytes: usize,
+    pub(super) body: Cow<'a, [u8]>,
 }
 
-impl FrameBuf {
-    fn of_table(kind: u8, table: TableId, rest: &[u8]) -> FrameBuf {
-        let mut payload = Vec::with_capacity(rest.len() + 8);
-        payload.extend_from_slice(&table.0.to_le_bytes());
-        payload.extend_from_slice(rest);
-        FrameBuf { kind, early: false, payload }
+impl<'a> FrameBuf<'a> {
+    fn new(kind: u8, body: impl Into<Cow<'a, [u8]>>) -> FrameBuf<'a> {
+        FrameBuf { kind, early: false, head: [0; 8], head_bytes: 0, body: body.into() }
+    }
+
+    fn of_table(kind: u8, table: TableId, rest: impl Into<Cow<'a, [u8]>>) -> FrameBuf<'a> {
+        let mut frame = FrameBuf::new(kind, rest);
+        frame.head[..4].copy_from_slice(&table.0.to_le_bytes());
+        frame.head_bytes = 4;
+        frame
+    }
+
+    pub(super) fn head(&self) -> &[u8] {
+        &self.head[..self.head_bytes]
+    }
+
+    pub(super) fn payload_bytes(&self) -> usize {
+        self.head_bytes + self.body.len()
     }
 
     /// The frame as one of the delta after the one that it is written into: a row changed after the cut left memory before the
     /// commit frame was written.
-    pub(crate) fn early(self) -> FrameBuf {
+    pub(crate) fn early(self) -> FrameBuf<'a> {
         FrameBuf { early: true, ..self }
     }
 
@@ -165,67 +186,66 @@ impl FrameBuf {
         self.kind == COMMIT
     }
 
-    pub(crate) fn create_table(table: TableId, schema: &[u8]) -> FrameBuf {
+    pub(crate) fn create_table(table: TableId, schema: &'a [u8]) -> FrameBuf<'a> {
         FrameBuf::of_table(CREATE_TABLE, table, schema)
     }
 
-    pub(crate) fn settings(table: TableId, schema: &[u8]) -> FrameBuf {
+    pub(crate) fn settings(table: TableId, schema: &'a [u8]) -> FrameBuf<'a> {
         FrameBuf::of_table(SETTINGS, table, schema)
     }
 
-    pub(crate) fn drop_table(table: TableId) -> FrameBuf {
-        FrameBuf::of_table(DROP_TABLE, table, &[])
+    pub(crate) fn drop_table(table: TableId) -> FrameBuf<'a> {
+        FrameBuf::of_table(DROP_TABLE, table, Vec::new())
     }
 
     /// `images` as `shard::push_image` makes them, each of `lanes` f32s.
-    pub(crate) fn rows(table: TableId, lanes: u32, images: &[u8]) -> FrameBuf {
-        let mut payload = Vec::with_capacity(images.len() + 8);
-        payload.extend_from_slice(&table.0.to_le_bytes());
-        payload.extend_from_slice(&lanes.to_le_bytes());
-        payload.extend_from_slice(images);
-        FrameBuf { kind: ROWS, early: false, payload }
+    pub(crate) fn rows(table: TableId, lanes: u32, images: &'a [u8]) -> FrameBuf<'a> {
+        let mut frame = FrameBuf::of_table(ROWS, table, images);
+        frame.head[4..].copy_from_slice(&lanes.to_le_bytes());
+        frame.head_bytes = 8;
+        frame
     }
 
     /// Images whose embeddings, of `dim` f32s, are encoded; the rest of their `lanes` is not.
     #[cfg(feature = "remote")]
-    pub(crate) fn quantized(table: TableId, (lanes, dim): (usize, usize), codec: Quantization, images: &[u8]) -> FrameBuf {
+    pub(crate) fn quantized(table: TableId, (lanes, dim): (usize, usize), codec: Quantization, images: &[u8]) -> FrameBuf<'a> {
         let mut head = Vec::with_capacity(images.len() + 12);
         for number in [lanes as u32, dim as u32, u32::from(codec.code())] {
             head.extend_from_slice(&number.to_le_bytes());
         }
         head.extend_from_slice(images);
-        FrameBuf::of_table(QUANTIZED, table, &head)
+        FrameBuf::of_table(QUANTIZED, table, head)
     }
 
-    pub(crate) fn removed(table: TableId, keys: &[Key]) -> FrameBuf {
+    pub(crate) fn removed(table: TableId, keys: &[Key]) -> FrameBuf<'a> {
         let bytes: Vec<u8> = keys.iter().flat_map(|key| key.to_le_bytes()).collect();
-        FrameBuf::of_table(REMOVED, table, &bytes)
+        FrameBuf::of_table(REMOVED, table, bytes)
     }
 
-    pub(crate) fn counts(table: TableId, counts: &[(Key, u32)]) -> FrameBuf {
+    pub(crate) fn counts(table: TableId, counts: &[(Key, u32)]) -> FrameBuf<'a> {
         let mut bytes = Vec::with_capacity(counts.len() * 12);
         for (key, count) in counts {
             bytes.extend_from_slice(&key.to_le_bytes());
             bytes.extend_from_slice(&count.to_le_bytes());
         }
-        FrameBuf::of_table(COUNTS, table, &bytes)
+        FrameBuf::of_table(COUNTS, table, bytes)
     }
 
     /// Of `images` these lines.
-    pub(crate) fn filter(table: TableId, images: &Images, lines: &[u8]) -> FrameBuf {
+    pub(crate) fn filter(table: TableId, images: &Images, lines: &[u8]) -> FrameBuf<'a> {
         let Images { shape, partition, generation, .. } = images;
         let numbers = [shape.window, shape.lines, *partition, *generation];
         let mut bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
         bytes.extend_from_slice(lines);
-        FrameBuf::of_table(FILTER, table, &bytes)
+        FrameBuf::of_table(FILTER, table, bytes)
     }
 
-    pub(crate) fn state(chunk: &[u8]) -> FrameBuf {
-        FrameBuf { kind: STATE, early: false, payload: chunk.to_vec() }
+    pub(crate) fn state(chunk: &'a [u8]) -> FrameBuf<'a> {
+        FrameBuf::new(STATE, chunk)
     }
 
-    pub(crate) fn commit(record: &CommitRecord) -> FrameBuf {
-        FrameBuf { kind: COMMIT, early: false, payload: record.encode() }
+    pub(crate) fn commit(record: &CommitRecord) -> FrameBuf<'a> {
+        FrameBuf::new(COMMIT, record.encode())
     }
 }
 
@@ -244,18 +264,19 @@ mod tests {
         let frame = FrameBuf::quantized(TableId(7), (3, 2), Quantization::Bf16, &images);
         let head = [7, 0, 0, 0, 3, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0];
         let image = [9, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0x80, 0x3f, 0x00, 0xbf, 0, 0, 0x40, 0x40];
-        assert_eq!((frame.kind, frame.payload.clone()), (10, [&head[..], &image].concat()));
+        let payload = [frame.head(), &frame.body].concat();
+        assert_eq!((frame.kind, payload.clone()), (10, [&head[..], &image].concat()));
         let Some(Frame::Quantized { table: TableId(7), lanes: 3, dim: 2, codec: Quantization::Bf16, images }) =
-            Frame::decode(10, &frame.payload)
+            Frame::decode(10, &payload)
         else {
             panic!("another frame");
         };
         assert_eq!(images.iter().collect::<Vec<_>>(), [(9, 5, &image[16..])]);
         for (at, byte) in [(4, 1), (8, 0), (8, 9), (12, 0), (12, 5), (13, 1), (7, 0xff)] {
-            let mut other = frame.payload.clone();
+            let mut other = payload.clone();
             other[at] = byte;
             assert_eq!(Frame::decode(10, &other), None, "byte {at}");
         }
-        assert_eq!(Frame::decode(10, &frame.payload[..frame.payload.len() - 1]), None);
+        assert_eq!(Frame::decode(10, &payload[..payload.len() - 1]), None);
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::frame::FrameBuf;
 use super::segment::SegmentHeader;
-use crate::codec::crc;
+use crate::codec::{BlockSums, crc};
 use crate::error::Result;
 use crate::fs::{Fs, SyncFile, WriteFile};
 use crate::kill_point::{KillPoint, reach};
@@ -25,6 +25,7 @@ pub(crate) struct LogWriter {
     buffer: Vec<u8>,
     written: u64,
     chain: u32,
+    sums: Option<BlockSums>,
 }
 
 impl LogWriter {
@@ -40,7 +41,14 @@ impl LogWriter {
             fs.sync_dir(path.parent().unwrap_or(path))?;
         }
         reach(KillPoint::SegmentNamed);
-        Ok(LogWriter { file, buffer: Vec::new(), written: bytes.len() as u64, chain })
+        Ok(LogWriter { file, buffer: Vec::new(), written: bytes.len() as u64, chain, sums: None })
+    }
+
+    /// As [`LogWriter::create`], for a file that is written once, wholly, and summed on the way: a checksum of every `block_bytes`.
+    pub(crate) fn create_summed(fs: &dyn Fs, path: &Path, header: &SegmentHeader, block_bytes: usize) -> Result<LogWriter> {
+        let mut sums = BlockSums::new(block_bytes);
+        sums.add(&header.encode());
+        Ok(LogWriter { sums: Some(sums), ..LogWriter::create(fs, path, header)? })
     }
 
     /// Bytes of the segment so far, those in the buffer included.
@@ -54,16 +62,17 @@ impl LogWriter {
     }
 
     /// Adds a frame. If that fails the frame is not part of the segment, and all before it still are: call again when it is mended.
-    pub(crate) fn append(&mut self, frame: &FrameBuf) -> Result<()> {
+    pub(crate) fn append(&mut self, frame: &FrameBuf<'_>) -> Result<()> {
         let (length, chain) = (self.buffer.len(), self.chain);
         let mut head = [0; 8];
-        head[..4].copy_from_slice(&(frame.payload.len() as u32).to_le_bytes());
+        head[..4].copy_from_slice(&(frame.payload_bytes() as u32).to_le_bytes());
         (head[4], head[5]) = (frame.kind, u8::from(frame.early));
         // The seed makes a frame out of its place fail; the checksum covers length and kind too.
-        self.chain = crc(crc(self.chain, &head), &frame.payload);
+        self.chain = crc(crc(crc(self.chain, &head), frame.head()), &frame.body);
         self.buffer.extend_from_slice(&head);
         self.buffer.extend_from_slice(&self.chain.to_le_bytes());
-        self.buffer.extend_from_slice(&frame.payload);
+        self.buffer.extend_from_slice(frame.head());
+        self.buffer.extend_from_slice(&frame.body);
         reach(KillPoint::FrameBuffered);
         let is_full = self.buffer.len() >= BUFFER_BYTES;
         let result = if is_full || frame.is_commit() { self.flush() } else { Ok(()) };
@@ -78,6 +87,7 @@ impl LogWriter {
     fn flush(&mut self) -> Result<()> {
         self.file.write_at(self.written, &self.buffer)?;
         self.written += self.buffer.len() as u64;
+        self.sums.iter_mut().for_each(|sums| sums.add(&self.buffer));
         self.buffer.clear();
         reach(KillPoint::BufferWritten);
         Ok(())
@@ -88,9 +98,10 @@ impl LogWriter {
         self.file.syncer()
     }
 
-    /// Makes all frames durable.
-    pub(crate) fn finish(mut self) -> Result<()> {
+    /// Makes all frames durable, and returns the sums that were asked for.
+    pub(crate) fn finish(mut self) -> Result<Option<BlockSums>> {
         self.flush()?;
-        self.file.sync()
+        self.file.sync()?;
+        Ok(self.sums)
     }
 }

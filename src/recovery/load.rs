@@ -12,6 +12,7 @@ use crate::fs::{Fs, names};
 use crate::log::{CommitRecord, Event, Frame, LogReader};
 use crate::manifest::Manifest;
 use crate::plant::{Bug, planted};
+use crate::table::Loader;
 
 /// The commit that was rebuilt and its trainer state.
 #[derive(Debug, Default)]
@@ -20,13 +21,34 @@ pub(crate) struct Rebuild {
     pub(crate) state: Arc<[u8]>,
 }
 
+/// What frames are loaded into.
+pub(crate) struct Into<'a> {
+    pub(crate) catalog: &'a Catalog,
+    pub(crate) loader: Loader,
+}
+
+impl<'a> Into<'a> {
+    /// For the history of `chain` after `base`.
+    pub(crate) fn new(fs: &dyn Fs, dir: &Path, catalog: &'a Catalog, (chain, base): (&Chain, Option<&Manifest>)) -> Into<'a> {
+        let rows = chain.commits.last().map(|(_, placed)| placed.record.rows.clone()).unwrap_or_default();
+        let hot_rows =
+            |base: &Manifest| fs.open_read(&names::base(dir, base.number).join(names::HOT_ROWS)).map(|file| file.len());
+        let log: u64 = chain.after(base).iter().map(|(_, placed)| placed.end - placed.start).sum();
+        // That a file is missing is found when it is read.
+        let bytes = log.saturating_add(base.and_then(|base| hot_rows(base).ok()).unwrap_or(0));
+        Into { catalog, loader: Loader::expecting(rows, bytes) }
+    }
+}
+
 /// Loads a base's hot rows; its cold ones are already under the catalog's cold tier.
-pub(crate) fn load_base(fs: &dyn Fs, dir: &Path, base: &Manifest, catalog: &Catalog) -> Result<Rebuild> {
+pub(crate) fn load_base(fs: &dyn Fs, dir: &Path, base: &Manifest, into: &mut Into<'_>) -> Result<Rebuild> {
     let path = names::base(dir, base.number).join(names::HOT_ROWS);
     let mut reader = LogReader::open(fs, &path)?;
     let start = reader.position();
-    match load_until_commit(&mut reader, &path, start, catalog)? {
-        Some(rebuild) if rebuild.record.id == base.begin => Ok(rebuild),
+    let rebuild = load_until_commit(&mut reader, &path, start, into)?;
+    into.loader.finish()?;
+    match rebuild {
+        Some((rebuild, _)) if rebuild.record.id == base.begin => Ok(rebuild),
         _ => Err(Error::corrupt(&path, reader.position(), format!("the file does not end in commit {}", base.begin))),
     }
 }
@@ -37,27 +59,32 @@ pub(crate) fn replay(
     survey: &Survey,
     chain: &Chain,
     base: Option<&Manifest>,
-    (catalog, rebuilt): (&Catalog, Rebuild),
+    (into, rebuilt): (&mut Into<'_>, Rebuild),
 ) -> Result<Rebuild> {
     let mut rebuilt = rebuilt;
     let mut open: Option<(usize, LogReader)> = None;
-    let first = chain.commits.len() - chain.after(base).len();
-    for (place, (at, placed)) in chain.commits.iter().enumerate().skip(first) {
-        if let Some((before, early)) = place.checked_sub(1).and_then(|before| chain.commits.get(before))
-            && early.has_early
+    // Frames of the next delta in the one before it. What stood in that of the base's own commit had left memory before the base
+    // began, so the base has it, or what came of it.
+    let mut early: Option<(usize, &Placed)> = None;
+    for (at, placed) in chain.after(base) {
+        if let Some((before, holder)) = early
             && !planted(Bug::EarlyFramesIgnored)
-            && (before == at || survey.segments[*at].header.continues)
+            && (before == *at || survey.segments[*at].header.continues)
         {
-            load_early(&mut reader_at(fs, survey, &mut open, (*before, early))?, survey, (*before, early), catalog)?;
+            load_early(&mut reader_at(fs, survey, &mut open, (before, holder))?, survey, (before, holder), into)?;
         }
         let path = &survey.segments[*at].path;
         let mut reader = reader_at(fs, survey, &mut open, (*at, placed))?;
-        match load_until_commit(&mut reader, path, placed.start, catalog)? {
-            Some(next) if next.record.hash == placed.record.hash => rebuilt = next,
+        early = match load_until_commit(&mut reader, path, placed.start, into)? {
+            Some((next, has_early)) if next.record.hash == placed.record.hash => {
+                rebuilt = next;
+                has_early.then_some((*at, placed))
+            }
             _ => return Err(Error::corrupt(path, placed.start, "the delta changed while it was read")),
-        }
+        };
         open = Some((*at, reader));
     }
+    into.loader.finish()?;
     Ok(rebuilt)
 }
 
@@ -77,12 +104,12 @@ fn reader_at(
 }
 
 /// Loads what a delta holds of the one after it.
-fn load_early(reader: &mut LogReader, survey: &Survey, (at, placed): (usize, &Placed), catalog: &Catalog) -> Result<()> {
+fn load_early(reader: &mut LogReader, survey: &Survey, (at, placed): (usize, &Placed), into: &mut Into<'_>) -> Result<()> {
     let path = &survey.segments[at].path;
     while reader.position() < placed.end {
         match reader.next()? {
             Event::Frame { early: false, .. } => {}
-            Event::Frame { offset, frame, .. } => load_frame(&frame, path, offset, catalog)?,
+            Event::Frame { offset, frame, .. } => load_frame(&frame, path, offset, into)?,
             Event::End { offset } | Event::Torn { offset, .. } => {
                 return Err(Error::corrupt(path, offset, "the delta changed while it was read"));
             }
@@ -91,15 +118,16 @@ fn load_early(reader: &mut LogReader, survey: &Survey, (at, placed): (usize, &Pl
     Ok(())
 }
 
-fn load_frame(frame: &Frame<'_>, path: &Path, offset: u64, catalog: &Catalog) -> Result<()> {
-    catalog.load(frame).map_err(|error| match error {
+fn load_frame(frame: &Frame<'_>, path: &Path, offset: u64, into: &mut Into<'_>) -> Result<()> {
+    into.catalog.load(&mut into.loader, frame).map_err(|error| match error {
         LoadError::Invalid(what) => Error::corrupt(path, offset, what),
         LoadError::Failed(error) => error,
     })
 }
 
-fn load_until_commit(reader: &mut LogReader, path: &Path, start: u64, catalog: &Catalog) -> Result<Option<Rebuild>> {
-    let mut state = Vec::new();
+/// Loads a delta, or a base, and returns its commit and whether frames of the next delta stand in it; or nothing if it has no end.
+fn load_until_commit(reader: &mut LogReader, path: &Path, start: u64, into: &mut Into<'_>) -> Result<Option<(Rebuild, bool)>> {
+    let (mut state, mut has_early) = (Vec::new(), false);
     loop {
         match reader.next()? {
             Event::End { .. } => return Ok(None),
@@ -110,11 +138,11 @@ fn load_until_commit(reader: &mut LogReader, path: &Path, start: u64, catalog: &
                     let what = format!("the commit's state has {} bytes, expected {}", state.len(), record.state_bytes);
                     return Err(Error::corrupt(path, offset, what));
                 }
-                catalog.load_commit(&record);
-                return Ok(Some(Rebuild { record, state: state.into() }));
+                into.catalog.load_commit(&record);
+                return Ok(Some((Rebuild { record, state: state.into() }, has_early)));
             }
-            Event::Frame { early: true, .. } if !planted(Bug::EarlyFramesInPlace) => {}
-            Event::Frame { offset, frame, .. } => load_frame(&frame, path, offset.max(start), catalog)?,
+            Event::Frame { early: true, .. } if !planted(Bug::EarlyFramesInPlace) => has_early = true,
+            Event::Frame { offset, frame, .. } => load_frame(&frame, path, offset.max(start), into)?,
         }
     }
 }

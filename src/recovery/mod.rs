@@ -12,4 +12,4 @@ pub(crate) use chain::{Chain, choose};
 pub(crate) use harden::harden;
 pub(crate) use identity::Identity;
 pub(crate) use rebuild::{Rebuilt, Site, check_options, rebuild};
-pub(crate) use survey::{Survey, survey};
+pub(crate) use survey::{Survey, glance, survey};

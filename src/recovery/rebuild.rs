@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::Identity;
 use super::chain::Chain;
-use super::load::{Rebuild, load_base, replay};
+use super::load::{Into, Rebuild, load_base, replay};
 use super::survey::Survey;
 use crate::catalog::Catalog;
 use crate::cold::ColdTier;
@@ -124,12 +124,13 @@ fn attempt(
         _scratch: site.scratch.clone(),
     };
     let catalog = Catalog::new(Arc::new(context), shards(options)?);
+    let mut into = Into::new(&*site.fs, site.dir, &catalog, (chain, base));
     let from_base = match base {
-        Some(base) => load_base(&*site.fs, site.dir, base, &catalog)?,
+        Some(base) => load_base(&*site.fs, site.dir, base, &mut into)?,
         None => Rebuild::default(),
     };
     reach(KillPoint::BaseLoaded);
-    let rebuilt = replay(&*site.fs, survey, chain, base, (&catalog, from_base))?;
+    let rebuilt = replay(&*site.fs, survey, chain, base, (&mut into, from_base))?;
     reach(KillPoint::LogReplayed);
     log.set_tip(rebuilt.record, rebuilt.state);
     Ok((catalog, log))

@@ -1,6 +1,7 @@
 //! What is on disk: the segments and where their commits end, the bases, the mark. Looking changes nothing.
 #![forbid(unsafe_code)]
 
+use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -18,8 +19,6 @@ pub(crate) struct Placed {
     pub(crate) end: u64,
     /// The checksum before its first frame.
     pub(crate) chain: u32,
-    /// Whether frames of the next delta stand in it.
-    pub(crate) has_early: bool,
 }
 
 /// One file of the log.
@@ -59,8 +58,18 @@ pub(crate) struct Survey {
     pub(crate) last_segment: u64,
 }
 
-/// Reads the whole log once, checking every frame, and all manifests.
+/// Reads the whole log, checking every frame, and all manifests.
 pub(crate) fn survey(fs: &dyn Fs, dir: &Path, store: [u8; 16]) -> Result<Survey> {
+    look(fs, dir, store, false)
+}
+
+/// As [`survey`], but of what was published as durable only the commits are checked: whoever rebuilds from the frames between
+/// them reads and checks those then, and nobody else needs them.
+pub(crate) fn glance(fs: &dyn Fs, dir: &Path, store: [u8; 16]) -> Result<Survey> {
+    look(fs, dir, store, true)
+}
+
+fn look(fs: &dyn Fs, dir: &Path, store: [u8; 16], trusts: bool) -> Result<Survey> {
     let mut survey = Survey {
         segments: Vec::new(),
         bases: Vec::new(),
@@ -74,10 +83,16 @@ pub(crate) fn survey(fs: &dyn Fs, dir: &Path, store: [u8; 16]) -> Result<Survey>
         files.extend(names::parse_segment(&entry.name).map(|number| (number, entry.len)));
     }
     files.sort_unstable();
+    let marked = survey.mark.as_ref().filter(|_| trusts).map_or((0, 0), |mark| (mark.segment, mark.offset));
     for &(number, bytes) in &files {
         survey.last_segment = number;
         let path = names::segment(dir, number);
-        match read_segment(fs, &path, number, bytes) {
+        let until = match number.cmp(&marked.0) {
+            Ordering::Less => u64::MAX,
+            Ordering::Equal => marked.1,
+            Ordering::Greater => 0,
+        };
+        match read_segment(fs, &path, (number, bytes), until) {
             Ok(segment) if segment.header.store != store => {
                 return Err(Error::corrupt(&path, 0, "the segment belongs to another store"));
             }
@@ -88,6 +103,7 @@ pub(crate) fn survey(fs: &dyn Fs, dir: &Path, store: [u8; 16]) -> Result<Survey>
             Err(error) => return Err(error),
         }
     }
+    check_tails(fs, &mut survey, marked.0)?;
     for entry in fs.list(&names::bases(dir))? {
         let Some(number) = names::parse_base(&entry.name) else { continue };
         let path = names::base(dir, number).join(names::MANIFEST);
@@ -106,7 +122,23 @@ pub(crate) fn survey(fs: &dyn Fs, dir: &Path, store: [u8; 16]) -> Result<Survey>
     Ok(survey)
 }
 
-fn read_segment(fs: &dyn Fs, path: &Path, number: u64, bytes: u64) -> Result<Segment> {
+/// Segments before the marked one are durable up to the commit that a later one follows. What else is in them was cut once, and may
+/// be anything.
+fn check_tails(fs: &dyn Fs, survey: &mut Survey, marked: u64) -> Result<()> {
+    for at in 0..survey.segments.len() {
+        let (before, later) = survey.segments.split_at_mut(at + 1);
+        let Some(segment) = before.last_mut().filter(|segment| segment.number < marked) else { continue };
+        let followed = |placed: &Placed| later.iter().any(|other| other.header.parent_hash == placed.record.hash);
+        let end = segment.commits.iter().rev().find(|placed| followed(placed)).map_or(0, |placed| placed.end);
+        if end < segment.bytes {
+            *segment = read_segment(fs, &segment.path, (segment.number, segment.bytes), end)?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads a segment; up to `until` only the commits.
+fn read_segment(fs: &dyn Fs, path: &Path, (number, bytes): (u64, u64), until: u64) -> Result<Segment> {
     let mut reader = LogReader::open(fs, path)?;
     let header = reader.header().clone();
     if header.segment != number {
@@ -116,9 +148,12 @@ fn read_segment(fs: &dyn Fs, path: &Path, number: u64, bytes: u64) -> Result<Seg
     let mut start = reader.position();
     let mut parent = segment.header.parent_hash;
     let mut id = segment.header.parent;
-    let (mut frames, mut has_early) = (0, false);
+    let mut frames = 0;
     let mut first_chain = reader.chain();
     loop {
+        while reader.pass(until)? {
+            frames += 1;
+        }
         let chain = reader.chain();
         match reader.next()? {
             Event::End { .. } => return Ok(segment),
@@ -134,13 +169,10 @@ fn read_segment(fs: &dyn Fs, path: &Path, number: u64, bytes: u64) -> Result<Seg
                     return Ok(segment);
                 }
                 (parent, frames) = (record.hash, 0);
-                segment.commits.push(Placed { record, start, end, chain: first_chain, has_early });
-                (start, first_chain, has_early) = (end, reader.chain(), false);
+                segment.commits.push(Placed { record, start, end, chain: first_chain });
+                (start, first_chain) = (end, reader.chain());
             }
-            Event::Frame { early, .. } => {
-                frames += 1;
-                has_early |= early;
-            }
+            Event::Frame { .. } => frames += 1,
         }
     }
 }

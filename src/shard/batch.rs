@@ -178,8 +178,10 @@ impl Shard {
             if let Some(unique) = uniques.get(step) {
                 self.prefetch_key(mix(unique.key));
             }
-            if let Some(at) = step.checked_sub(2 * KEYS_AHEAD) {
-                self.pin(env, batch, raws[at % KEYS_AHEAD], at as u32, &mut uniques[at], missing);
+            if let Some(at) = step.checked_sub(2 * KEYS_AHEAD)
+                && !self.pin(env, batch, raws[at % KEYS_AHEAD], &mut uniques[at])
+            {
+                missing.push((mix(uniques[at].key), at as u32));
             }
             if let Some(unique) = step.checked_sub(KEYS_AHEAD).and_then(|at| uniques.get(at)) {
                 let raw = self.index.lines().candidate(mix(unique.key));
@@ -189,25 +191,16 @@ impl Shard {
         }
     }
 
+    /// Whether the key's row is hot.
     #[inline(always)]
-    fn pin(
-        &mut self,
-        env: &Env<'_>,
-        batch: &Batch,
-        raw: Option<u32>,
-        at: u32,
-        unique: &mut Unique,
-        missing: &mut Vec<(u64, u32)>,
-    ) {
-        let Some(raw) = self.confirm(raw, unique.key, mix(unique.key)) else {
-            missing.push((mix(unique.key), at));
-            return;
-        };
+    fn pin(&mut self, env: &Env<'_>, batch: &Batch, raw: Option<u32>, unique: &mut Unique) -> bool {
+        let Some(raw) = self.confirm(raw, unique.key, mix(unique.key)) else { return false };
         unique.row = raw & !TOMBSTONE_BIT;
         let meta = self.slab.meta_mut(unique.row);
         meta.flags |= PINNED;
         let gone = raw & TOMBSTONE_BIT != 0 || env.schema.lifetimes().expired(unique.key, meta.time, batch.clock);
         unique.kind = if gone { Kind::Anew } else { Kind::Live };
+        true
     }
 
     fn admits(&self, env: &Env<'_>, batch: &Batch, unique: &Unique) -> bool {

@@ -53,13 +53,18 @@ impl Shard {
             return Err(error);
         }
         if let Some(buckets) = buckets {
-            let before = self.index.memory_bytes();
-            let Shard { index, slab, .. } = self;
-            index.rebuild(buckets, |row| slab.prefetch(row, 0), |row| mix(slab.key(row)));
-            budget.release(before);
+            self.rebuild_index(env, buckets);
         }
         reach(KillPoint::ShardGrown);
         Ok(true)
+    }
+
+    /// Gives the index `buckets` buckets, whose bytes the caller has reserved; those of the old ones are given back.
+    pub(super) fn rebuild_index(&mut self, env: &Env<'_>, buckets: usize) {
+        let before = self.index.memory_bytes();
+        let Shard { index, slab, .. } = self;
+        index.rebuild(buckets, |row| slab.prefetch(row, 0), |row| mix(slab.key(row)));
+        env.context.budget.release(before);
     }
 
     /// Demotes down to `rows` hot rows, as far as rows are not pinned.

@@ -17,6 +17,13 @@ pub(crate) fn push_image(out: &mut Vec<u8>, key: Key, time: UnixSeconds, lanes: 
     push_lanes(out, lanes);
 }
 
+/// A row's key, time and the bytes of its lanes; `None` when there are too few.
+pub(super) fn split_image(image: &[u8]) -> Option<(Key, UnixSeconds, &[u8])> {
+    let (key, rest) = image.split_first_chunk()?;
+    let (time, rest) = rest.split_first_chunk()?;
+    Some((Key::from_le_bytes(*key), UnixSeconds::from_le_bytes(*time), rest.get(4..)?))
+}
+
 pub(super) fn push_lanes(out: &mut Vec<u8>, lanes: &[f32]) {
     if cfg!(target_endian = "little") {
         out.extend_from_slice(bytemuck::cast_slice(lanes));
@@ -27,6 +34,10 @@ pub(super) fn push_lanes(out: &mut Vec<u8>, lanes: &[f32]) {
 
 /// Fills `lanes` from little-endian bytes of the same number of f32s.
 pub(crate) fn read_lanes(bytes: &[u8], lanes: &mut [f32]) {
+    let own: &mut [u8] = bytemuck::cast_slice_mut(lanes);
+    if cfg!(target_endian = "little") && own.len() == bytes.len() {
+        return own.copy_from_slice(bytes);
+    }
     for (lane, bytes) in lanes.iter_mut().zip(bytes.chunks_exact(4)) {
         *lane = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
     }

@@ -1,17 +1,42 @@
 //! Filling a shard from a base or a delta.
 #![forbid(unsafe_code)]
 
-use super::image::read_lanes;
-use super::{Env, Shard};
+use super::image::{read_lanes, split_image};
+use super::{Env, IMAGE_HEADER_BYTES, Shard};
 use crate::error::Result;
-use crate::index::TOMBSTONE_BIT;
+use crate::index::{Index, TOMBSTONE_BIT};
 use crate::plant::{Bug, planted};
 use crate::slab::{NEWER_THAN_COLD, TOMBSTONE};
-use crate::types::{Key, UnixSeconds};
+use crate::types::{Key, UnixSeconds, mix};
+
+/// Rows whose places are brought near together.
+const ROWS_TOGETHER: usize = 32;
 
 impl Shard {
+    /// Puts rows as a base or a delta has them, given as images one behind the other; of equal keys the last counts.
+    pub(crate) fn load_rows(&mut self, env: &Env<'_>, images: &[u8]) -> Result<()> {
+        let size = IMAGE_HEADER_BYTES + env.schema.row_bytes();
+        for group in images.chunks(ROWS_TOGETHER * size) {
+            let rows = || group.chunks_exact(size).filter_map(split_image);
+            rows().for_each(|(key, ..)| self.prefetch_key(mix(key)));
+            // Of those that are there already. Which they are may change with the rows before them.
+            rows().for_each(|(key, ..)| _ = self.probe(mix(key), env.schema.row_bytes()));
+            rows().try_for_each(|(key, time, lanes)| self.load(env, key, time, lanes))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the index large enough for `rows` rows, where the budget has room.
+    pub(crate) fn expect_rows(&mut self, env: &Env<'_>, rows: usize) {
+        let capacity = rows.next_multiple_of(self.slab.chunk_rows());
+        let Some(buckets) = self.index.growth_for(capacity) else { return };
+        if env.context.budget.try_reserve(Index::bytes_for(buckets)) {
+            self.rebuild_index(env, buckets);
+        }
+    }
+
     /// Puts a row as a base or a delta has it: newer than any cold copy, committed.
-    pub(crate) fn load(&mut self, env: &Env<'_>, key: Key, time: UnixSeconds, lanes: &[u8]) -> Result<()> {
+    fn load(&mut self, env: &Env<'_>, key: Key, time: UnixSeconds, lanes: &[u8]) -> Result<()> {
         let row = self.row_to_load(env, key, 0)?;
         read_lanes(lanes, self.slab.row_mut(row));
         let meta = self.slab.meta_mut(row);

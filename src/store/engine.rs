@@ -13,9 +13,10 @@ use crate::delta::{Cut, DeltaLog};
 use crate::error::Result;
 use crate::fs::{Fs, names};
 use crate::log::CommitRecord;
+use crate::manifest::FileSum;
 use crate::options::Retention;
 use crate::pins::Pins;
-use crate::recovery::{Identity, choose, survey};
+use crate::recovery::{Identity, choose, glance};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use crate::types::{At, CommitId};
@@ -58,8 +59,15 @@ pub(super) struct Engine {
     pub(super) checkpoint_bytes: AtomicU64,
     /// A thread was begun to write a base and has not ended.
     pub(super) base_under_way: AtomicBool,
-    /// Held while a base is written; the number of the next one.
-    pub(super) next_base: Mutex<u64>,
+    /// Held while a base is written.
+    pub(super) next_base: Mutex<NextBase>,
+}
+
+/// What the next base is called, and sums of files that it may have in common with the last one.
+#[derive(Debug)]
+pub(super) struct NextBase {
+    pub(super) number: u64,
+    pub(super) known: Vec<FileSum>,
 }
 
 impl Engine {
@@ -119,7 +127,7 @@ impl Engine {
 
     pub(super) fn commits(&self) -> Result<Vec<CommitId>> {
         self.catalog.context.check_process()?;
-        let survey = survey(&*self.fs, &self.dir, self.identity.uuid)?;
+        let survey = glance(&*self.fs, &self.dir, self.identity.uuid)?;
         let tip = self.log.tip().0;
         let at = if tip.id.sequence == 0 { At::Latest } else { At::Commit(tip.id) };
         let chain = choose(&survey, &self.dir, at)?;
@@ -147,10 +155,11 @@ impl Engine {
             fs: &*self.fs,
             dir: &self.dir,
             uuid: self.identity.uuid,
-            number: *next,
+            number: next.number,
             begin: &begin,
             state: &state,
             first_segment,
+            known: &next.known,
         };
         let manifest = self.catalog.context.meters.checkpoints.time(|| write_base(&plan, &self.catalog))?;
         let hot = manifest.files.iter().filter(|file| file.name == names::HOT_ROWS).map(|file| file.bytes).sum();
@@ -158,11 +167,13 @@ impl Engine {
         self.log.set_base(manifest.number);
         let base_bytes = manifest.files.iter().map(|file| file.bytes).sum();
         *lock(&self.growth) = Growth { base_bytes, replayed: 0, written };
-        *next += 1;
+        next.number += 1;
         if manifest.still {
             self.prune(&CommitRecord { base: manifest.number, ..begin });
         }
-        Ok(manifest.number)
+        let number = manifest.number;
+        next.known = manifest.files;
+        Ok(number)
     }
 
     /// Whether the log since the newest base is larger than `ratio` times that base.

@@ -8,12 +8,12 @@ use std::sync::atomic::Ordering;
 
 use super::Store;
 use super::commit::Due;
-use super::engine::{Engine, Growth};
+use super::engine::{Engine, Growth, NextBase};
 use crate::error::{Error, Result};
 use crate::fs::{Fs, LockGuard, Scratch, names};
 use crate::kill_point::{KillPoint, reach};
 use crate::options::StoreOptions;
-use crate::recovery::{Chain, Identity, Rebuilt, Site, Survey, check_options, choose, harden, rebuild, survey};
+use crate::recovery::{Chain, Identity, Rebuilt, Site, Survey, check_options, choose, glance, harden, rebuild};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64};
 use crate::types::CommitId;
@@ -61,7 +61,7 @@ pub(super) fn open(dir: &Path, options: &StoreOptions) -> Result<Store> {
     let (lock, identity) = enter(&*fs, dir, options)?;
     remove_litter(&*fs, dir)?;
     reach(KillPoint::LitterRemoved);
-    let survey = survey(&*fs, dir, identity.uuid)?;
+    let survey = glance(&*fs, dir, identity.uuid)?;
     reach(KillPoint::Surveyed);
     let chain = choose(&survey, dir, options.at)?;
     harden(&*fs, dir, &survey, &chain)?;
@@ -124,7 +124,7 @@ fn store(
         growth: Mutex::new(growth),
         checkpoint_bytes: AtomicU64::new(0),
         base_under_way: AtomicBool::new(false),
-        next_base: Mutex::new(next_base),
+        next_base: Mutex::new(NextBase { number: next_base, known: base.map_or_else(Vec::new, |base| base.files.clone()) }),
     };
     Store {
         engine: Arc::new(engine),

@@ -8,7 +8,7 @@ use crate::fs::names;
 use crate::kill_point::{KillPoint, reach};
 use crate::log::CommitRecord;
 use crate::manifest::Manifest;
-use crate::recovery::{choose, survey};
+use crate::recovery::{choose, glance};
 use crate::types::At;
 
 impl Engine {
@@ -30,7 +30,7 @@ impl Engine {
         if bases.iter().filter(|entry| names::parse_base(&entry.name).is_some()).count() <= self.retention.bases {
             return Ok(());
         }
-        let survey = survey(fs, &self.dir, self.identity.uuid)?;
+        let survey = glance(fs, &self.dir, self.identity.uuid)?;
         let chain = choose(&survey, &self.dir, if record.id.sequence == 0 { At::Latest } else { At::Commit(record.id) })?;
         let mut valid = chain.bases(&survey);
         valid.retain(|base| !self.damaged_bases.contains(&base.number));

@@ -3,6 +3,7 @@
 
 mod batch;
 mod gather;
+mod load;
 mod lookup;
 mod many;
 mod modify;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 pub use batch::Update;
+pub(crate) use load::Loader;
 pub use many::{GradientRequest, LookupRequest};
 pub(crate) use many::{apply_gradients_many, lookup_many};
 pub use pooled::Pooling;

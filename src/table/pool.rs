@@ -1,8 +1,11 @@
 //! Work for the threads of the store.
 #![forbid(unsafe_code)]
 
+use std::sync::{Arc, PoisonError};
+
 use crate::context::lock;
-use crate::sync::Mutex;
+use crate::error::Result;
+use crate::sync::{Condvar, Mutex};
 
 /// Does all jobs, with the pool's help where there is one, and returns what they gave, in their order.
 ///
@@ -29,9 +32,147 @@ pub(super) fn run_all<J: Send, R: Send>(pool: Option<&rayon::ThreadPool>, jobs: 
     results.into_iter().flatten().collect()
 }
 
+/// As [`run_all`], for jobs that may have to wait: `attempt` gives one back that would, unless it is told to do it all the same, which
+/// it is once nothing else is left to begin.
+pub(super) fn run_free_first<J: Send, R: Send>(
+    pool: Option<&rayon::ThreadPool>,
+    jobs: Vec<J>,
+    attempt: impl Fn(J, bool) -> Result<R, J> + Sync,
+) -> Vec<R> {
+    let helpers = pool.map_or(0, |pool| (pool.current_num_threads() - 1).min(jobs.len().saturating_sub(1)));
+    let mut results: Vec<Option<R>> = Vec::new();
+    results.resize_with(jobs.len(), || None);
+    let left = Mutex::new((jobs.into_iter().zip(&mut results), Vec::new()));
+    let take_jobs = || {
+        loop {
+            let (taken, wait) = {
+                let (first, later) = &mut *lock(&left);
+                match first.next() {
+                    Some(taken) => (Some(taken), false),
+                    None => (later.pop(), true),
+                }
+            };
+            let Some((job, result)) = taken else { return };
+            match attempt(job, wait) {
+                Ok(done) => *result = Some(done),
+                Err(job) => lock(&left).1.push((job, result)),
+            }
+        }
+    };
+    match pool.filter(|_| helpers > 0) {
+        None => take_jobs(),
+        Some(pool) => pool.in_place_scope(|scope| {
+            (0..helpers).for_each(|_| scope.spawn(|_| take_jobs()));
+            take_jobs();
+        }),
+    }
+    drop(left);
+    results.into_iter().flatten().collect()
+}
+
+/// Jobs that the pool's threads do while the caller does something else. It helps once it waits for them.
+pub(super) struct Beside<J> {
+    shared: Arc<Shared<J>>,
+}
+
+struct Shared<J> {
+    left: Mutex<Left<J>>,
+    ended: Condvar,
+    work: fn(J) -> Result<()>,
+}
+
+struct Left<J> {
+    jobs: Vec<J>,
+    running: usize,
+    result: Result<()>,
+}
+
+impl<J: Send + 'static> Beside<J> {
+    pub(super) fn begin(pool: &rayon::ThreadPool, jobs: Vec<J>, work: fn(J) -> Result<()>) -> Beside<J> {
+        let helpers = (pool.current_num_threads() - 1).min(jobs.len());
+        let left = Mutex::new(Left { jobs, running: 0, result: Ok(()) });
+        let shared = Arc::new(Shared { left, ended: Condvar::new(), work });
+        for _ in 0..helpers {
+            let shared = Arc::clone(&shared);
+            pool.spawn(move || shared.take_jobs());
+        }
+        Beside { shared }
+    }
+
+    /// Waits for all, or for those that were begun when one failed; returns the first failure.
+    pub(super) fn wait(self) -> Result<()> {
+        self.shared.take_jobs();
+        let mut left = lock(&self.shared.left);
+        while left.running > 0 {
+            left = self.shared.ended.wait(left).unwrap_or_else(PoisonError::into_inner);
+        }
+        std::mem::replace(&mut left.result, Ok(()))
+    }
+}
+
+impl<J> Shared<J> {
+    fn take_jobs(&self) {
+        let mut left = lock(&self.left);
+        while let Some(job) = left.jobs.pop() {
+            left.running += 1;
+            drop(left);
+            let result = (self.work)(job);
+            left = lock(&self.left);
+            left.running -= 1;
+            if left.result.is_ok() && result.is_err() {
+                left.result = result;
+                left.jobs.clear();
+            }
+        }
+        self.ended.notify_all();
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::run_all;
+    use std::path::Path;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use super::*;
+    use crate::error::Error;
+
+    #[test]
+    fn jobs_that_would_wait_come_last_and_none_is_lost() {
+        for threads in [1, 2, 5] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            for pool in [None, Some(&pool)] {
+                let order = Mutex::new(Vec::new());
+                let done = run_free_first(pool, (0..50usize).collect(), |job, wait| {
+                    if job % 7 == 0 && !wait {
+                        return Err(job);
+                    }
+                    lock(&order).push(job);
+                    Ok(job * 3)
+                });
+                assert_eq!(done, (0..50).map(|job| job * 3).collect::<Vec<_>>(), "{threads} threads");
+                let order = lock(&order);
+                assert!(order.len() == 50 && (pool.is_some() || order[42..].iter().all(|job| job % 7 == 0)), "{order:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn jobs_beside_the_caller_are_done_once_and_the_first_failure_ends_them() {
+        static DONE: AtomicUsize = AtomicUsize::new(0);
+        let work = |job: usize| {
+            DONE.fetch_add(1, Relaxed);
+            if job == 7 { Err(Error::corrupt(Path::new("seven"), 7, "")) } else { Ok(()) }
+        };
+        for threads in [1, 2, 5] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            DONE.store(0, Relaxed);
+            assert!(Beside::begin(&pool, (100..200).collect(), work).wait().is_ok());
+            assert_eq!(DONE.load(Relaxed), 100, "{threads} threads");
+            // The last is taken first.
+            let failed = Beside::begin(&pool, vec![1, 2, 3, 7], work).wait();
+            assert!(matches!(failed, Err(Error::Corrupt { offset: 7, .. })) && DONE.load(Relaxed) <= 104);
+        }
+    }
 
     #[test]
     fn every_job_is_done_once_and_results_keep_their_order() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::lookup::check_length;
-use super::pool::run_all;
+use super::pool::run_free_first;
 use super::{Table, TableInner, Update};
 use crate::context::{Context, lock, read, write};
 use crate::error::{Error, Result};
@@ -318,8 +318,12 @@ fn each_shard<R: Send>(parts: &mut [Part<'_>], work: impl Fn(Work<'_>, &mut Shar
         let shards = part.table.shards.iter().zip(&mut *part.plans).filter(|(_, plan)| !plan.positions.is_empty());
         shards.map(move |(shard, plan)| (of, shard, plan))
     });
-    let run = |(of, shard, plan): (Work<'_>, &RwLock<Shard>, &mut Plan)| {
-        work(of, &mut of.table.context.meters.shards.write(shard), plan)
-    };
-    run_all(pool, shards.collect(), run)
+    // A shard that a commit or a base is at comes last: its writer may have lost its core, and gets one once all else is done.
+    run_free_first(pool, shards.collect(), |(of, shard, plan): (Work<'_>, &RwLock<Shard>, &mut Plan), wait| {
+        let meter = &of.table.context.meters.shards;
+        match if wait { Some(meter.write(shard)) } else { shard.try_write().ok() } {
+            Some(mut shard) => Ok(work(of, &mut shard, plan)),
+            None => Err((of, shard, plan)),
+        }
+    })
 }
