@@ -72,6 +72,20 @@ fn on_a_map(case: u64) {
     map::run(&ops, rules, Place::Simulated(fs), Some(draws.below(9) as usize).filter(|hot| *hot < 8));
 }
 
+/// Rows that expire and are swept between a commit's cut and its writing are alive in that commit.
+fn rows_owed_to_a_commit(case: u64) {
+    let rules = Rules { admission: 1, ttl: 30, sliding: false, slots: false };
+    let rows = |keys: std::ops::Range<u64>| keys.map(|key| (case * 100 + key, 7)).collect();
+    let mut ops = vec![Op::Assign(rows(0..20), 1), Op::BeginCommit];
+    ops.extend([20, 21].map(|key| Op::Assign(rows(key..key + 1), 25)));
+    ops.push(Op::Sweep);
+    ops.extend((0..20).map(|_| Op::StepCommit(3)));
+    ops.push(Op::Crash { shards: 2, hot: None });
+    let fs = SimFs::new();
+    fs.make_dirs("/disk".as_ref()).unwrap();
+    map::run(&ops, rules, Place::Simulated(fs), None);
+}
+
 fn power_cuts(case: u64, expected: &str) {
     lives(case, None, expected, &mut [0; 7]).unwrap();
 }
@@ -161,8 +175,9 @@ pub(crate) fn run(_: &Plan) -> Figures {
     let (whole, mut driver) = (disk(), Driver::default());
     driver.run(&whole, OPERATIONS)?.map_err(|error| error.to_string())?;
     let on_flips = |case| flipped_bits(case, (&whole, &driver));
-    let suites: [Suite<'_>; 7] = [
+    let suites: [Suite<'_>; 8] = [
         ("a map", &on_a_map),
+        ("rows owed to a commit", &rows_owed_to_a_commit),
         ("power cuts", &on_cuts),
         ("failing calls", &on_failures),
         ("many keys", &many_keys),
