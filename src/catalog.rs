@@ -9,7 +9,8 @@ use crate::context::{Context, lock, read, write};
 use crate::error::{Error, Result};
 use crate::log::{CommitRecord, Frame};
 use crate::schema::TableSchema;
-use crate::sync::RwLock;
+use crate::shard::IMAGE_HEADER_BYTES;
+use crate::sync::{Mutex, RwLock};
 use crate::table::{Loader, TableInner};
 use crate::types::TableId;
 
@@ -18,6 +19,8 @@ pub(crate) struct Catalog {
     pub(crate) context: Arc<Context>,
     tables: RwLock<Tables>,
     shards: usize,
+    /// Of a catalog that serves, whose rows are embeddings alone: the lanes that rows have in the log.
+    logged_lanes: Option<Mutex<BTreeMap<TableId, usize>>>,
 }
 
 #[derive(Default)]
@@ -28,7 +31,18 @@ struct Tables {
 
 impl Catalog {
     pub(crate) fn new(context: Arc<Context>, shards: usize) -> Catalog {
-        Catalog { context, tables: RwLock::default(), shards }
+        Catalog { context, tables: RwLock::default(), shards, logged_lanes: None }
+    }
+
+    /// A catalog that keeps of all rows the embeddings alone.
+    pub(crate) fn for_serving(context: Arc<Context>, shards: usize) -> Catalog {
+        Catalog { logged_lanes: Some(Mutex::default()), ..Catalog::new(context, shards) }
+    }
+
+    /// The lanes that a table's rows have in the log and in bases.
+    pub(crate) fn logged_lanes(&self, id: TableId, schema: &TableSchema) -> usize {
+        let known = self.logged_lanes.as_ref().and_then(|known| lock(known).get(&id).copied());
+        known.unwrap_or(schema.lanes())
     }
 
     /// The tables in the order of their creation.
@@ -85,6 +99,7 @@ impl Catalog {
             Frame::Settings { table, schema } => {
                 loader.finish()?;
                 let (table, schema) = (self.need(*table)?, TableSchema::decode(schema)?);
+                let schema = if self.logged_lanes.is_some() { schema.for_serving() } else { schema };
                 let known = table.schema();
                 if known.name() != schema.name() {
                     return Err(LoadError::Invalid(format!("table '{}' becomes '{}'", known.name(), schema.name())));
@@ -96,11 +111,17 @@ impl Catalog {
             }
             Frame::Rows { table, lanes, images } => {
                 let table = self.need(*table)?;
-                let expected = table.schema().lanes();
+                let schema = table.schema();
+                let expected = self.logged_lanes(table.id, &schema);
                 if *lanes as usize != expected {
                     return Err(LoadError::Invalid(format!("rows of {lanes} values in a table of {expected}")));
                 }
-                Ok(loader.rows(&table, images.bytes())?)
+                let (logged, kept) = (IMAGE_HEADER_BYTES + 4 * expected, IMAGE_HEADER_BYTES + schema.row_bytes());
+                if logged == kept {
+                    return Ok(loader.rows(&table, images.bytes())?);
+                }
+                let embeddings = images.bytes().chunks_exact(logged).flat_map(|image| &image[..kept]).copied();
+                Ok(loader.rows(&table, &embeddings.collect::<Vec<u8>>())?)
             }
             Frame::Quantized { table, lanes, dim, codec, images } => {
                 let table = self.need(*table)?;
@@ -123,6 +144,7 @@ impl Catalog {
                 Ok(loader.rows(&table, &rows)?)
             }
             Frame::Removed { table, keys } => Ok(loader.removed(&self.need(*table)?, keys.iter())?),
+            Frame::Counts { .. } | Frame::Filter { .. } if self.logged_lanes.is_some() => Ok(()),
             Frame::Counts { table, counts } => Ok(loader.counts(&self.need(*table)?, counts.iter())?),
             Frame::Filter { table, images } => match self.need(*table)?.filter().load(images) {
                 true => Ok(()),
@@ -138,7 +160,15 @@ impl Catalog {
 
     fn load_table(&self, loader: &mut Loader, id: TableId, schema: &[u8]) -> Result<(), LoadError> {
         loader.finish()?;
-        let schema = TableSchema::decode(schema)?;
+        let mut schema = TableSchema::decode(schema)?;
+        if let Some(logged) = &self.logged_lanes {
+            // What a base says first of all was loaded before its cold rows.
+            if self.get(id).is_some_and(|known| *known.schema() == schema.for_serving()) {
+                return Ok(());
+            }
+            lock(logged).insert(id, schema.lanes());
+            schema = schema.for_serving();
+        }
         if self.get(id).is_some() || self.find(schema.name()).is_some() {
             return Err(LoadError::Invalid(format!("table '{}' is created twice", schema.name())));
         }

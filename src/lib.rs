@@ -29,6 +29,7 @@ mod quantized;
 mod recovery;
 #[cfg(feature = "remote")]
 mod remote;
+mod replica;
 mod restore;
 mod schema;
 mod segments;
@@ -59,6 +60,7 @@ pub use precision::Precision;
 pub use quantize::Quantization;
 #[cfg(feature = "remote")]
 pub use remote::{Copy, Remote, Transfer, Upload};
+pub use replica::{CatchUp, Lag, Replica};
 pub use restore::{Restore, RestoreReport, restore, restore_with};
 pub use schema::{Missing, TableSchema};
 pub use segments::Segment;

@@ -29,8 +29,15 @@ pub(crate) fn write_quantized(
     (scratch, codec): (&Arc<Scratch>, Quantization),
 ) -> Result<()> {
     let to = scratch.path();
-    let site =
-        Site { fs: Arc::clone(fs), dir, live: names::live(to), identity, read_only: true, scratch: Some(Arc::clone(scratch)) };
+    let site = Site {
+        fs: Arc::clone(fs),
+        dir,
+        live: names::live(to),
+        identity,
+        read_only: true,
+        serving: false,
+        scratch: Some(Arc::clone(scratch)),
+    };
     let rebuilt = rebuild(&site, options, survey, chain)?;
     for made in [names::logs(to), names::bases(to), names::base(to, 1)] {
         fs.create_dir(&made)?;

@@ -172,7 +172,7 @@ impl Restore {
 
     fn rebuild(&self, source: &Source, live: PathBuf, scratch: Option<Arc<Scratch>>) -> Result<Rebuilt> {
         let fs = Arc::clone(&self.options.fs);
-        let site = Site { fs, dir: &self.source, live, identity: source.identity, read_only: false, scratch };
+        let site = Site { fs, dir: &self.source, live, identity: source.identity, read_only: false, serving: false, scratch };
         let rebuilt = rebuild(&site, &self.options, &source.survey, &source.chain)?;
         self.choose_tables(&rebuilt.catalog)?;
         Ok(rebuilt)

@@ -255,6 +255,14 @@ impl TableSchema {
         segments::ranges(&self.segments).nth(segment).unwrap_or(self.dim..self.dim)
     }
 
+    /// The same table without what only training needs: no optimizer state, every key admitted.
+    pub(crate) fn for_serving(&self) -> TableSchema {
+        let mut serving = self.clone();
+        serving.segments.iter_mut().for_each(|segment| segment.optimizer = Segment::new(1).optimizer);
+        serving.admission = Admission::always();
+        serving
+    }
+
     pub(crate) fn segments_ref(&self) -> &[Segment] {
         &self.segments
     }

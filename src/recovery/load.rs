@@ -7,12 +7,15 @@ use std::sync::Arc;
 use super::chain::Chain;
 use super::survey::{Placed, Survey};
 use crate::catalog::{Catalog, LoadError};
+use crate::cold::ColdTier;
 use crate::error::{Error, Result};
 use crate::fs::{Fs, names};
 use crate::log::{CommitRecord, Event, Frame, LogReader};
 use crate::manifest::Manifest;
 use crate::plant::{Bug, planted};
+use crate::shard::{misfit, split_cold};
 use crate::table::Loader;
+use crate::types::unmix;
 
 /// The commit that was rebuilt and its trainer state.
 #[derive(Debug, Default)]
@@ -38,6 +41,11 @@ impl<'a> Into<'a> {
         let bytes = log.saturating_add(base.and_then(|base| hot_rows(base).ok()).unwrap_or(0));
         Into { catalog, loader: Loader::expecting(rows, bytes) }
     }
+
+    /// For one delta.
+    pub(crate) fn delta(catalog: &'a Catalog) -> Into<'a> {
+        Into { catalog, loader: Loader::expecting(Vec::new(), 0) }
+    }
 }
 
 /// Loads a base's hot rows; its cold ones are already under the catalog's cold tier.
@@ -51,6 +59,32 @@ pub(crate) fn load_base(fs: &dyn Fs, dir: &Path, base: &Manifest, into: &mut Int
         Some((rebuild, _)) if rebuild.record.id == base.begin => Ok(rebuild),
         _ => Err(Error::corrupt(&path, reader.position(), format!("the file does not end in commit {}", base.begin))),
     }
+}
+
+/// Loads a base's cold rows, which a catalog that serves cannot take over as they are, from a cold tier opened on them.
+pub(crate) fn load_cold(fs: &dyn Fs, dir: &Path, base: &Manifest, cold: &dyn ColdTier, into: &mut Into<'_>) -> Result<()> {
+    let path = names::base(dir, base.number).join(names::HOT_ROWS);
+    let mut reader = LogReader::open(fs, &path)?;
+    while let Event::Frame { offset, frame, .. } = reader.next()? {
+        if let Frame::CreateTable { .. } = frame {
+            load_frame(&frame, &path, offset, into)?;
+        }
+    }
+    for table in into.catalog.tables() {
+        let schema = table.schema();
+        let (logged, mut image) = (into.catalog.logged_lanes(table.id, &schema), Vec::new());
+        cold.scan(table.id, &mut |mixed, value| {
+            let key = unmix(mixed);
+            let (time, lanes) = split_cold(value, logged).ok_or_else(|| misfit(key, value.len(), logged))?;
+            image.clear();
+            image.extend_from_slice(&key.to_le_bytes());
+            image.extend_from_slice(&time.to_le_bytes());
+            image.extend_from_slice(&[0; 4]);
+            image.extend_from_slice(&lanes[..schema.row_bytes()]);
+            into.loader.rows(&table, &image)
+        })?;
+    }
+    into.loader.finish()
 }
 
 /// Applies the deltas of a chain after `base`; `rebuilt` is what the base gave.
@@ -67,25 +101,35 @@ pub(crate) fn replay(
     // began, so the base has it, or what came of it.
     let mut early: Option<(usize, &Placed)> = None;
     for (at, placed) in chain.after(base) {
-        if let Some((before, holder)) = early
-            && !planted(Bug::EarlyFramesIgnored)
-            && (before == *at || survey.segments[*at].header.continues)
-        {
-            load_early(&mut reader_at(fs, survey, &mut open, (before, holder))?, survey, (before, holder), into)?;
-        }
-        let path = &survey.segments[*at].path;
-        let mut reader = reader_at(fs, survey, &mut open, (*at, placed))?;
-        early = match load_until_commit(&mut reader, path, placed.start, into)? {
-            Some((next, has_early)) if next.record.hash == placed.record.hash => {
-                rebuilt = next;
-                has_early.then_some((*at, placed))
-            }
-            _ => return Err(Error::corrupt(path, placed.start, "the delta changed while it was read")),
-        };
-        open = Some((*at, reader));
+        let has_early;
+        (rebuilt, has_early) = replay_one(fs, survey, (*at, placed), (&mut open, early), into)?;
+        early = has_early.then_some((*at, placed));
     }
     into.loader.finish()?;
     Ok(rebuilt)
+}
+
+/// Applies one delta to what the ones before it gave, and returns whether frames of the next one stand in it. `open` is the reader that the
+/// last one left, `early` the delta before, if frames of this one may stand in it.
+pub(crate) fn replay_one(
+    fs: &dyn Fs,
+    survey: &Survey,
+    (at, placed): (usize, &Placed),
+    (open, early): (&mut Option<(usize, LogReader)>, Option<(usize, &Placed)>),
+    into: &mut Into<'_>,
+) -> Result<(Rebuild, bool)> {
+    if let Some((before, holder)) = early
+        && !planted(Bug::EarlyFramesIgnored)
+        && (before == at || survey.segments[at].header.continues)
+    {
+        load_early(&mut reader_at(fs, survey, open, (before, holder))?, survey, (before, holder), into)?;
+    }
+    let path = &survey.segments[at].path;
+    let mut reader = reader_at(fs, survey, open, (at, placed))?;
+    let next = load_until_commit(&mut reader, path, placed.start, into)?;
+    *open = Some((at, reader));
+    let same = next.filter(|(next, _)| next.record.hash == placed.record.hash);
+    same.ok_or_else(|| Error::corrupt(path, placed.start, "the delta changed while it was read"))
 }
 
 /// A reader at the first frame of a delta; `open` is taken if it is of the same segment.

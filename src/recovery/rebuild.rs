@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::Identity;
 use super::chain::Chain;
-use super::load::{Into, Rebuild, load_base, replay};
+use super::load::{Into, Rebuild, load_base, load_cold, replay};
 use super::survey::Survey;
 use crate::catalog::Catalog;
 use crate::cold::ColdTier;
@@ -48,6 +48,8 @@ pub(crate) struct Site<'a> {
     pub(crate) identity: Identity,
     /// Refuse all changes.
     pub(crate) read_only: bool,
+    /// Keep of all rows the embeddings alone.
+    pub(crate) serving: bool,
     /// Where `live` is, if that goes with what is rebuilt.
     pub(crate) scratch: Option<Arc<Scratch>>,
 }
@@ -89,7 +91,7 @@ fn attempt(
     base: Option<&Manifest>,
 ) -> Result<(Catalog, Arc<DeltaLog>)> {
     let budget = Budget::new(options.memory_budget);
-    let cold = open_cold(site, options, &budget, base)?;
+    let cold = open_cold(site, options, &budget, base.filter(|_| !site.serving))?;
     reach(KillPoint::LiveOpened);
     let poison = Arc::new(OnceLock::new());
     let tip = Tip {
@@ -123,8 +125,17 @@ fn attempt(
         read_only: site.read_only.then(|| site.dir.to_path_buf()),
         _scratch: site.scratch.clone(),
     };
-    let catalog = Catalog::new(Arc::new(context), shards(options)?);
+    let new = if site.serving { Catalog::for_serving } else { Catalog::new };
+    let catalog = new(Arc::new(context), shards(options)?);
     let mut into = Into::new(&*site.fs, site.dir, &catalog, (chain, base));
+    if let (true, Some(base)) = (site.serving, base) {
+        let live = site.live.with_extension("base");
+        let of_base = Site { live: live.clone(), fs: Arc::clone(&site.fs), scratch: None, ..*site };
+        let cold = open_cold(&of_base, options, &Budget::new(usize::MAX), Some(base))?;
+        load_cold(&*site.fs, site.dir, base, &*cold, &mut into)?;
+        drop(cold);
+        site.fs.remove_dir_all(&live)?;
+    }
     let from_base = match base {
         Some(base) => load_base(&*site.fs, site.dir, base, &mut into)?,
         None => Rebuild::default(),

@@ -66,7 +66,7 @@ pub(super) fn open(dir: &Path, options: &StoreOptions) -> Result<Store> {
     let chain = choose(&survey, dir, options.at)?;
     harden(&*fs, dir, &survey, &chain)?;
     reach(KillPoint::Hardened);
-    let site = Site { fs, dir, live: names::live(dir), identity, read_only: false, scratch: None };
+    let site = Site { fs, dir, live: names::live(dir), identity, read_only: false, serving: false, scratch: None };
     let rebuilt = rebuild(&site, options, &survey, &chain)?;
     let next_base = next_base(&*site.fs, dir)?;
     let store = store(&site, options, (&survey, &chain), rebuilt, (next_base, Some(lock)));
@@ -79,7 +79,7 @@ fn open_to_read(dir: &Path, options: &StoreOptions) -> Result<Store> {
     let View { identity, survey, chain, pins } = View::new(&*options.fs, dir, options.at)?;
     let scratch = Arc::new(Scratch::new(&options.fs, options.scratch.as_deref())?);
     let live = names::live(scratch.path());
-    let site = Site { fs: Arc::clone(&options.fs), dir, live, identity, read_only: true, scratch: Some(scratch) };
+    let site = Site { fs: Arc::clone(&options.fs), dir, live, identity, read_only: true, serving: false, scratch: Some(scratch) };
     let rebuilt = rebuild(&site, options, &survey, &chain)?;
     drop(pins);
     Ok(store(&site, options, (&survey, &chain), rebuilt, (0, None)))
