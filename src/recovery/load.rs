@@ -109,13 +109,16 @@ pub(crate) fn replay(
     Ok(rebuilt)
 }
 
+/// A segment's number in the survey, and its reader where the last use left it.
+pub(crate) type OpenSegment = (usize, LogReader);
+
 /// Applies one delta to what the ones before it gave, and returns whether frames of the next one stand in it. `open` is the reader that the
 /// last one left, `early` the delta before, if frames of this one may stand in it.
 pub(crate) fn replay_one(
     fs: &dyn Fs,
     survey: &Survey,
     (at, placed): (usize, &Placed),
-    (open, early): (&mut Option<(usize, LogReader)>, Option<(usize, &Placed)>),
+    (open, early): (&mut Option<OpenSegment>, Option<(usize, &Placed)>),
     into: &mut Into<'_>,
 ) -> Result<(Rebuild, bool)> {
     if let Some((before, holder)) = early
@@ -133,12 +136,7 @@ pub(crate) fn replay_one(
 }
 
 /// A reader at the first frame of a delta; `open` is taken if it is of the same segment.
-fn reader_at(
-    fs: &dyn Fs,
-    survey: &Survey,
-    open: &mut Option<(usize, LogReader)>,
-    (at, placed): (usize, &Placed),
-) -> Result<LogReader> {
+fn reader_at(fs: &dyn Fs, survey: &Survey, open: &mut Option<OpenSegment>, (at, placed): (usize, &Placed)) -> Result<LogReader> {
     let mut reader = match open.take() {
         Some((same, reader)) if same == at => reader,
         _ => LogReader::open(fs, &survey.segments[at].path)?,
