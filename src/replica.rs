@@ -28,6 +28,7 @@ use crate::view::View;
 /// ```
 /// use embedrock::{Replica, Store, StoreOptions, TableSchema, Update};
 /// # let dir = std::env::temp_dir().join(format!("embedrock-doc-replica-{}", std::process::id()));
+/// # std::fs::create_dir_all(&dir).unwrap();
 /// let store = Store::open(&dir.join("store"), StoreOptions::default())?;
 /// let users = store.create_table(TableSchema::new("user", 2))?;
 /// let replica = Replica::open(&dir.join("store"), &dir.join("replica"), StoreOptions::default())?;
