@@ -8,12 +8,13 @@ mod command;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 use command::Place;
 use embedrock::{Store, StoreOptions, TableSchema, Update};
 
-const COMMANDS: [&str; 9] = ["train deepfm", "train", "inspect", "verify", "checkpoint", "restore", "plan", "generate", "bench"];
+const COMMANDS: [&str; 10] =
+    ["train deepfm", "train", "inspect", "verify", "checkpoint", "restore", "follow", "plan", "generate", "bench"];
 /// Small batches, a commit after each few, so that a short stream has several.
 const TRAIN: &str = "train deepfm --batch-size 64 --factors 4 --memory-budget 24MiB --commit-every 4";
 
@@ -60,6 +61,8 @@ fn a_senseless_command_line_is_exit_code_2_and_changes_nothing() {
         ("inspect x --memory-budget MiB", "is no size: write e.g. 64MiB"),
         ("restore x --to y --at 7", "write TIMELINE.SEQUENCE"),
         ("plan --rows 1 --dim 0", "1..=65536"),
+        ("follow x --replica y --interval 10", "'10' is no time: write e.g. 10s"),
+        ("follow x --replica y --interval 0s", "'0s' is out of range"),
         ("plan --rows 1 --dim 8 --optimizer x", "is no optimizer: choose sgd"),
         ("train deepfm --store s --data x --samples nine", "invalid digit"),
         ("generate --to f --users 0", "users, items and rate must be at least 1"),
@@ -334,4 +337,46 @@ fn a_running_job_tells_its_figures() {
     place.ok("inspect s");
     fs::write(place.path("s/STATUS"), "embedrock_rows 7\n# crc 00000000\n").unwrap();
     place.fails("inspect s --watch", 1, &["checksum"]);
+}
+
+/// Killed when this goes.
+struct Background(Child);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_serving_copy_follows_a_store_that_is_trained_meanwhile() {
+    let place = Place::new();
+    let train = |samples: u64| place.ok(&format!("{TRAIN} --store s --samples 1000000 --max-samples {samples}"));
+    let commit = || place.json("inspect s")["last_commit"].as_str().unwrap().to_owned();
+    train(2000);
+    let first = commit();
+    let once = place.json("follow s --replica r --once");
+    assert_eq!((once["commit"].as_str(), &once["restarted"]), (Some(first.as_str()), &serde_json::Value::Null));
+    let line = "follow s --replica r --interval 50ms --json";
+    let mut follower = Background(place.command(line).stdout(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(follower.0.stdout.take().unwrap()).lines();
+    let mut next = || serde_json::from_str::<serde_json::Value>(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!((next()["commit"].as_str(), next()["lag_commits"].as_u64()), (Some(first.as_str()), Some(0)));
+    train(4000);
+    let last = commit();
+    assert_ne!(last, first);
+    let mut applied = 0;
+    loop {
+        let line = next();
+        applied += line["applied"].as_u64().unwrap();
+        if line["commit"] == last.as_str() {
+            break;
+        }
+    }
+    assert!(applied > 1, "{applied}");
+    place.fails("follow s --replica r --once", 1, &["r is in use by process"]);
+    drop(follower);
+    assert!(place.ok("follow s --replica r --once").contains(&format!("commit {last}: was 0 commits")));
+    place.fails("follow none --replica r --once", 1, &["none"]);
 }

@@ -6,6 +6,7 @@
 mod bench;
 mod checkpoint;
 mod exporter;
+mod follow;
 mod generate;
 mod inspect;
 mod output;
@@ -43,6 +44,8 @@ enum Command {
     Checkpoint(checkpoint::Args),
     /// Write the state of a commit as a new store
     Restore(restore::Args),
+    /// Keep a serving copy of a store beside its trainer, and say how far it is behind
+    Follow(follow::Args),
     /// Estimate memory and disk for a table
     Plan(plan::Args),
     /// Write a seeded synthetic data set
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::run(&args),
         Command::Checkpoint(args) => checkpoint::run(&args),
         Command::Restore(args) => restore::run(&args),
+        Command::Follow(args) => follow::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Bench(args) => bench::run(&args, &[]),

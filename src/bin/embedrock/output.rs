@@ -4,7 +4,7 @@
 use embedrock::Transfer;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-pub(crate) use crate::text::{bytes, count, optimizer, size};
+pub(crate) use crate::text::{bytes, count, duration, optimizer, size};
 
 /// Prints a line to standard output. A reader that went away is an error like any other, not a panic.
 macro_rules! say {

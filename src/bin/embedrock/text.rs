@@ -1,6 +1,8 @@
 //! Text that people write and read: sizes, counts, optimizers by name.
 #![forbid(unsafe_code)]
 
+use std::time::Duration;
+
 use embedrock::Optimizer;
 
 /// Parses `64MiB`, `4GiB`, `1500000`.
@@ -16,6 +18,23 @@ pub(crate) fn size(text: &str) -> Result<usize, String> {
     };
     let number: usize = digits.parse().map_err(|_| format!("'{text}' is no size: write e.g. 64MiB"))?;
     number.checked_mul(unit).ok_or_else(|| format!("'{text}' is too large"))
+}
+
+/// Parses `10s`, `500ms`, `2m`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let millis = match &text[digits.len()..] {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        _ => return Err(format!("'{text}' is no time: write e.g. 10s, 500ms or 2m")),
+    };
+    let number: u64 = digits.parse().map_err(|_| format!("'{text}' is no time: write e.g. 10s, 500ms or 2m"))?;
+    number
+        .checked_mul(millis)
+        .filter(|millis| *millis > 0)
+        .map(Duration::from_millis)
+        .ok_or_else(|| format!("'{text}' is out of range"))
 }
 
 /// `1.5 GiB`.
