@@ -43,6 +43,8 @@ pub(crate) struct BasePlan<'a> {
     /// Sums of files of the cold tier that are as they were when these were made: those of a base written, or opened, before by the
     /// same process. Files of the one kind that never changes are not read again for them.
     pub(crate) known: &'a [FileSum],
+    /// Is told how many bytes of hot rows were written.
+    pub(crate) told: &'a dyn Fn(u64),
 }
 
 /// Writes base `number` and publishes it. On an error nothing is left but a `tmp-` directory that the next open removes.
@@ -114,7 +116,7 @@ fn write_hot_rows(plan: &BasePlan<'_>, catalog: &Catalog, path: &Path) -> Result
     for table in catalog.tables() {
         let schema = table.schema().encode();
         writer.append(&FrameBuf::create_table(table.id, &schema))?;
-        write_table(&mut writer, &mut ahead, &table)?;
+        write_table(plan, &mut writer, &mut ahead, &table)?;
     }
     for chunk in plan.state.chunks(FRAME_BYTES) {
         writer.append(&FrameBuf::state(chunk))?;
@@ -127,7 +129,7 @@ fn write_hot_rows(plan: &BasePlan<'_>, catalog: &Catalog, path: &Path) -> Result
 
 /// A few buckets of each of some shards in turn, so that no batch waits long, and whoever loads them finds work for several threads. Not
 /// of all: the longer a shard is visited, the likelier its index grows meanwhile, and its visits begin again.
-fn write_table(writer: &mut LogWriter, ahead: &mut SyncAhead, table: &TableInner) -> Result<()> {
+fn write_table(plan: &BasePlan<'_>, writer: &mut LogWriter, ahead: &mut SyncAhead, table: &TableInner) -> Result<()> {
     let mut part = Part::default();
     for shards in table.shards().chunks(SHARDS_TOGETHER) {
         let (mut visits, mut more) = (Visits::new(shards.iter().map(|shard| (shard, Scan::default()))), true);
@@ -139,6 +141,7 @@ fn write_table(writer: &mut LogWriter, ahead: &mut SyncAhead, table: &TableInner
             if !more || part.images.len() >= FRAME_BYTES {
                 write_part(table, &mut part, &mut |frame| writer.append(frame))?;
                 ahead.grown(writer.position(), || writer.syncer())?;
+                (plan.told)(writer.position());
             }
         }
     }

@@ -61,7 +61,7 @@ pub use quantize::Quantization;
 #[cfg(feature = "remote")]
 pub use remote::{Copy, Remote, Transfer, Upload};
 pub use replica::{CatchUp, Lag, Replica};
-pub use restore::{Restore, RestoreReport, restore, restore_with};
+pub use restore::{Restore, RestoreProgress, RestoreReport, RestoreStage, restore, restore_with};
 pub use schema::{Missing, TableSchema};
 pub use segments::Segment;
 pub use store::{Digest, Metric, MetricKind, RecoveryReport, Status, Store, StoreStats, TableStats, Ticket};

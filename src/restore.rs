@@ -1,21 +1,27 @@
 //! Restore: the state of a commit, written as a new store in a new directory.
 #![forbid(unsafe_code)]
 
+mod plan;
+mod staging;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::catalog::Catalog;
 use crate::checkpoint::{BasePlan, write_base};
+use crate::context::read;
 use crate::error::{Error, Result};
-use crate::fs::{Fs, LockGuard, Scratch, names};
-use crate::kill_point::{KillPoint, reach};
-use crate::log::{Mark, MarkRecord};
+use crate::fs::{LockGuard, Scratch, names};
+use crate::manifest::{FileSum, Manifest};
 use crate::options::StoreOptions;
 use crate::pins::Pins;
 use crate::quantize::Quantization;
-use crate::recovery::{Chain, Identity, Rebuilt, Site, Survey, choose, glance, rebuild};
+use crate::recovery::{Chain, Guide, Identity, Rebuilt, Site, Survey, choose, glance, rebuild_guided};
+use crate::shard::IMAGE_HEADER_BYTES;
 use crate::types::{At, CommitId};
 use crate::view::View;
+use plan::{Plan, tables_hash};
+use staging::{BASE, Staging};
 
 /// What a restore wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,10 +36,44 @@ pub struct RestoreReport {
     pub quantization: Option<Quantization>,
 }
 
+/// What a restore is at, and how far: bytes of `total`, which is known when a stage begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RestoreProgress {
+    /// The stage.
+    pub stage: RestoreStage,
+    /// Bytes done of it.
+    pub done: u64,
+    /// Its bytes.
+    pub total: u64,
+}
+
+/// The stages of a restore, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestoreStage {
+    /// Cold rows are copied, where their files cannot be linked.
+    Copying,
+    /// Hot rows and the log are read.
+    Reading,
+    /// Hot rows are written.
+    Writing,
+}
+
+/// Is told of progress.
+#[derive(Clone)]
+struct Told(Arc<dyn Fn(RestoreProgress) + Send + Sync>);
+
+impl std::fmt::Debug for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Told")
+    }
+}
+
 /// Restores the state of store `source` at a commit into `target`, which must not exist.
 ///
 /// The source is not changed, and may be open elsewhere: then its newest commit is the last one published as durable. The target is a
-/// store of its own that goes on in a new timeline; it appears under its name only when it is whole.
+/// store of its own that goes on in a new timeline; it appears under its name only when it is whole. Until then it is a temporary directory
+/// beside the target, which stays if the restore is interrupted: the same call again goes on with the files of cold rows that were copied
+/// to another disk, and with a base that was finished.
 ///
 /// ```
 /// use embedrock::{At, Store, StoreOptions, TableSchema, Update, restore};
@@ -56,7 +96,8 @@ pub struct RestoreReport {
 /// ```
 ///
 /// # Errors
-/// The source is damaged, the commit cannot be rebuilt, the target exists, or a write fails: then there is no target.
+/// The source is damaged, the commit cannot be rebuilt, the target exists, or a write fails: then there is no target. What was done
+/// is kept for the next call where a call to the file system failed, and removed after other errors.
 pub fn restore(source: impl AsRef<Path>, at: At, target: impl AsRef<Path>) -> Result<RestoreReport> {
     restore_with(source.as_ref(), at, target.as_ref(), &StoreOptions::default())
 }
@@ -84,12 +125,13 @@ pub struct Restore {
     at: At,
     tables: Option<Vec<String>>,
     options: StoreOptions,
+    told: Option<Told>,
 }
 
 impl Restore {
     /// From this store: its newest commit with all tables, unless more is said.
     pub fn of(source: impl Into<PathBuf>) -> Restore {
-        Restore { source: source.into(), at: At::Latest, tables: None, options: StoreOptions::default() }
+        Restore { source: source.into(), at: At::Latest, tables: None, options: StoreOptions::default(), told: None }
     }
 
     /// As of this commit.
@@ -107,7 +149,18 @@ impl Restore {
         Restore { options, ..self }
     }
 
-    /// Restores into `target`, which must not exist.
+    /// Tells of progress, from the thread that restores, a few times a megabyte at most.
+    pub fn progress(self, told: impl Fn(RestoreProgress) + Send + Sync + 'static) -> Restore {
+        Restore { told: Some(Told(Arc::new(told))), ..self }
+    }
+
+    fn tell(&self, stage: RestoreStage, done: u64, total: u64) {
+        if let Some(Told(told)) = &self.told {
+            told(RestoreProgress { stage, done, total });
+        }
+    }
+
+    /// Restores into `target`, which must not exist; one that was interrupted is gone on with.
     ///
     /// # Errors
     /// As [`restore`]; [`Error::UnknownTable`] for a table that the commit does not have; [`Error::Locked`] while another restore to the
@@ -118,25 +171,31 @@ impl Restore {
             return Err(Error::TargetExists { path: target.to_path_buf() });
         }
         let source = self.look()?;
-        let parent = crate::fs::parent(target);
         let name = target.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let temporary = names::temporary(parent, &format!("restore-{name}"));
-        let _lock = begin(fs, &temporary)?;
-        let result = self.rebuild(&source, names::live(&temporary), None).and_then(|rebuilt| {
-            let report = report(&rebuilt);
-            write_store(fs, &temporary, source.identity, &rebuilt)?;
-            drop(rebuilt);
-            fs.remove_dir_all(&names::live(&temporary))?;
-            reach(KillPoint::RestoreWritten);
-            fs.rename(&temporary, target)?;
-            reach(KillPoint::RestoreRenamed);
-            fs.sync_dir(parent)?;
-            Ok(report)
-        });
-        if result.is_err() {
-            let _ = fs.remove_dir_all(&temporary);
+        let temporary = names::temporary(crate::fs::parent(target), &format!("restore-{name}"));
+        let (commit, hash) = source.chain.target();
+        let plan = Plan {
+            source: source.identity.uuid,
+            commit,
+            hash,
+            tables: tables_hash(self.tables.as_deref()),
+            target: Identity::generate(&temporary, source.identity.seed).uuid,
+            report: None,
+        };
+        let mut staging = Staging::begin(fs, temporary, source.identity, plan)?;
+        let report = match staging.finished() {
+            Ok(Some(report)) => Ok(report),
+            Ok(None) => self.write(&source, &mut staging),
+            Err(error) => Err(error),
+        };
+        match report {
+            Ok(report) => staging.publish(target).map(|()| report),
+            Err(error @ (Error::Io { .. } | Error::NoSpace { .. })) => Err(error),
+            Err(error) => {
+                staging.give_up();
+                Err(error)
+            }
         }
-        result
     }
 
     /// Rebuilds the commit and reports what [`Restore::to`] would write, and leaves nothing behind. Cost: as the restore itself but
@@ -147,7 +206,7 @@ impl Restore {
     pub fn dry_run(&self) -> Result<RestoreReport> {
         let source = self.look()?;
         let scratch = Arc::new(Scratch::new(&self.options.fs, self.options.scratch.as_deref())?);
-        let rebuilt = self.rebuild(&source, names::live(scratch.path()), Some(Arc::clone(&scratch)))?;
+        let rebuilt = self.rebuild(&source, names::live(scratch.path()), Some(Arc::clone(&scratch)), None)?;
         Ok(report(&rebuilt))
     }
 
@@ -170,12 +229,50 @@ impl Restore {
         Ok(Source { identity, survey, chain, _pins: Pins::default(), _lock: Some(lock) })
     }
 
-    fn rebuild(&self, source: &Source, live: PathBuf, scratch: Option<Arc<Scratch>>) -> Result<Rebuilt> {
+    fn rebuild(
+        &self,
+        source: &Source,
+        live: PathBuf,
+        scratch: Option<Arc<Scratch>>,
+        staging: Option<&Staging<'_>>,
+    ) -> Result<Rebuilt> {
         let fs = Arc::clone(&self.options.fs);
         let site = Site { fs, dir: &self.source, live, identity: source.identity, read_only: false, serving: false, scratch };
-        let rebuilt = rebuild(&site, &self.options, &source.survey, &source.chain)?;
+        let told = |done, total| self.tell(RestoreStage::Reading, done, total);
+        let tell = |progress: RestoreProgress| self.tell(progress.stage, progress.done, progress.total);
+        let in_place = |base: &Manifest| names::base(&self.source, base.number).join(names::COLD);
+        let cold =
+            |base: &Manifest| staging.map_or_else(|| Ok(in_place(base)), |staging| staging.cold(&self.source, base, &tell));
+        let guide = Guide { cold: &cold, told: &told };
+        let rebuilt = rebuild_guided(&site, &self.options, &source.survey, &source.chain, Some(guide))?;
         self.choose_tables(&rebuilt.catalog)?;
         Ok(rebuilt)
+    }
+
+    /// Writes the store's base.
+    fn write(&self, source: &Source, staging: &mut Staging<'_>) -> Result<RestoreReport> {
+        let rebuilt = self.rebuild(source, names::live(staging.dir()), None, Some(staging))?;
+        let report = report(&rebuilt);
+        staging.promise(&report)?;
+        let (record, state) = rebuilt.log.tip();
+        let bytes = |table: &Arc<crate::table::TableInner>| {
+            let image = (IMAGE_HEADER_BYTES + table.schema().row_bytes()) as u64;
+            table.shards().iter().map(|shard| read(shard).hot_rows() as u64 * image).sum::<u64>()
+        };
+        let total = rebuilt.catalog.tables().iter().map(bytes).sum();
+        let plan = BasePlan {
+            fs: &*self.options.fs,
+            dir: staging.dir(),
+            uuid: staging.identity().uuid,
+            number: BASE,
+            begin: &record,
+            state: &state,
+            first_segment: 1,
+            known: source.sums(rebuilt.base),
+            told: &|done| self.tell(RestoreStage::Writing, done.min(total), total),
+        };
+        write_base(&plan, &rebuilt.catalog)?;
+        Ok(report)
     }
 
     fn choose_tables(&self, catalog: &Catalog) -> Result<()> {
@@ -198,15 +295,11 @@ struct Source {
     _lock: Option<Box<dyn LockGuard>>,
 }
 
-/// Makes the directory in which a store is written before it gets its name. Its lock, which goes along, keeps others out; what a
-/// restore left there that was interrupted is removed.
-fn begin(fs: &dyn Fs, temporary: &Path) -> Result<Box<dyn LockGuard>> {
-    if fs.exists(temporary)? {
-        let _lock = fs.lock(&names::lock(temporary))?;
-        fs.remove_dir_all(temporary)?;
+impl Source {
+    /// The sums of a base's files, which what is opened from it need not make anew.
+    fn sums(&self, base: Option<u64>) -> &[FileSum] {
+        self.survey.bases.iter().find(|found| Some(found.number) == base).map_or(&[], |found| &found.files)
     }
-    fs.create_dir(temporary)?;
-    fs.lock(&names::lock(temporary))
 }
 
 fn report(rebuilt: &Rebuilt) -> RestoreReport {
@@ -217,18 +310,4 @@ fn report(rebuilt: &Rebuilt) -> RestoreReport {
     };
     let tables = rebuilt.catalog.tables().iter().map(rows).collect();
     RestoreReport { commit: record.id, tables, state_bytes: state.len() as u64, quantization: None }
-}
-
-/// The seed stays, so keys that were never seen begin as they would have; the identity does not.
-fn write_store(fs: &dyn Fs, dir: &Path, source: Identity, rebuilt: &Rebuilt) -> Result<()> {
-    fs.create_dir(&names::logs(dir))?;
-    fs.create_dir(&names::bases(dir))?;
-    let identity = Identity::generate(dir, source.seed);
-    let (record, state) = rebuilt.log.tip();
-    let plan = BasePlan { fs, dir, uuid: identity.uuid, number: 1, begin: &record, state: &state, first_segment: 1, known: &[] };
-    write_base(&plan, &rebuilt.catalog)?;
-    // Says that there is a commit, so that the store is never taken for a new one should its base be lost.
-    let mark = MarkRecord { segment: 0, offset: 0, id: record.id, hash: record.hash };
-    Mark::open_or_create(fs, &names::durable(dir))?.publish(mark)?;
-    identity.write(fs, dir)
 }

@@ -38,6 +38,8 @@ pub trait Fs: Send + Sync + std::fmt::Debug {
     fn create_dir(&self, path: &Path) -> Result<()>;
     /// As [`Fs::create_dir`], for nobody but this user.
     fn create_private_dir(&self, path: &Path) -> Result<()>;
+    /// Gives a file a second name, which must be free; `false` where that cannot be: on another disk, or where there are no such links.
+    fn link(&self, from: &Path, to: &Path) -> Result<bool>;
     /// Renames a file or directory.
     fn rename(&self, from: &Path, to: &Path) -> Result<()>;
     /// Removes a file.

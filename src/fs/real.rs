@@ -83,6 +83,17 @@ impl Fs for RealFs {
         fs::DirBuilder::new().mode(0o700).create(path).or_else(failed("create", path))
     }
 
+    fn link(&self, from: &Path, to: &Path) -> Result<bool> {
+        match fs::hard_link(from, to) {
+            Ok(()) => Ok(true),
+            Err(error) if matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound) => {
+                Err(Error::io("link", to, error))
+            }
+            // Why links cannot be made differs from system to system; a copy takes their place, and says what is wrong if that is more.
+            Err(_) => Ok(false),
+        }
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         fs::rename(from, to).or_else(failed("rename", from))
     }

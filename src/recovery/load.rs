@@ -28,23 +28,49 @@ pub(crate) struct Rebuild {
 pub(crate) struct Into<'a> {
     pub(crate) catalog: &'a Catalog,
     pub(crate) loader: Loader,
+    meter: Meter<'a>,
+}
+
+/// Is told how many bytes of hot rows and deltas were read, of how many.
+pub(crate) type Told<'a> = &'a dyn Fn(u64, u64);
+
+#[derive(Default)]
+struct Meter<'a> {
+    read: u64,
+    of: u64,
+    told: Option<Told<'a>>,
+}
+
+impl Meter<'_> {
+    fn add(&mut self, bytes: u64) {
+        self.read += bytes;
+        if let Some(told) = self.told {
+            told(self.read.min(self.of), self.of);
+        }
+    }
 }
 
 impl<'a> Into<'a> {
     /// For the history of `chain` after `base`.
-    pub(crate) fn new(fs: &dyn Fs, dir: &Path, catalog: &'a Catalog, (chain, base): (&Chain, Option<&Manifest>)) -> Into<'a> {
+    pub(crate) fn new(
+        fs: &dyn Fs,
+        dir: &Path,
+        catalog: &'a Catalog,
+        (chain, base): (&Chain, Option<&Manifest>),
+        told: Option<Told<'a>>,
+    ) -> Into<'a> {
         let rows = chain.commits.last().map(|(_, placed)| placed.record.rows.clone()).unwrap_or_default();
         let hot_rows =
             |base: &Manifest| fs.open_read(&names::base(dir, base.number).join(names::HOT_ROWS)).map(|file| file.len());
         let log: u64 = chain.after(base).iter().map(|(_, placed)| placed.end - placed.start).sum();
         // That a file is missing is found when it is read.
         let bytes = log.saturating_add(base.and_then(|base| hot_rows(base).ok()).unwrap_or(0));
-        Into { catalog, loader: Loader::expecting(rows, bytes) }
+        Into { catalog, loader: Loader::expecting(rows, bytes), meter: Meter { read: 0, of: bytes, told } }
     }
 
     /// For one delta.
     pub(crate) fn delta(catalog: &'a Catalog) -> Into<'a> {
-        Into { catalog, loader: Loader::expecting(Vec::new(), 0) }
+        Into { catalog, loader: Loader::expecting(Vec::new(), 0), meter: Meter::default() }
     }
 }
 
@@ -171,7 +197,11 @@ fn load_frame(frame: &Frame<'_>, path: &Path, offset: u64, into: &mut Into<'_>) 
 fn load_until_commit(reader: &mut LogReader, path: &Path, start: u64, into: &mut Into<'_>) -> Result<Option<(Rebuild, bool)>> {
     let (mut state, mut has_early) = (Vec::new(), false);
     loop {
-        match reader.next()? {
+        let event = reader.next()?;
+        if let Event::Frame { offset, end, .. } = &event {
+            into.meter.add(end - offset);
+        }
+        match event {
             Event::End { .. } => return Ok(None),
             Event::Torn { offset, what } => return Err(Error::corrupt(path, offset, what)),
             Event::Frame { frame: Frame::State(chunk), .. } => state.extend_from_slice(chunk),

@@ -12,5 +12,5 @@ pub(crate) use chain::{Chain, choose};
 pub(crate) use harden::harden;
 pub(crate) use identity::Identity;
 pub(crate) use load::{Into, replay_one};
-pub(crate) use rebuild::{Rebuilt, Site, check_options, rebuild};
+pub(crate) use rebuild::{Guide, Rebuilt, Site, check_options, rebuild, rebuild_guided};
 pub(crate) use survey::{Survey, glance, survey};

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::Identity;
 use super::chain::Chain;
-use super::load::{Into, Rebuild, load_base, load_cold, replay};
+use super::load::{Into, Rebuild, Told, load_base, load_cold, replay};
 use super::survey::Survey;
 use crate::catalog::Catalog;
 use crate::cold::ColdTier;
@@ -54,6 +54,14 @@ pub(crate) struct Site<'a> {
     pub(crate) scratch: Option<Arc<Scratch>>,
 }
 
+/// What a restore wants besides.
+#[derive(Clone, Copy)]
+pub(crate) struct Guide<'a> {
+    /// The directory to take a base's cold files from.
+    pub(crate) cold: &'a dyn Fn(&Manifest) -> Result<PathBuf>,
+    pub(crate) told: Told<'a>,
+}
+
 /// What was rebuilt.
 pub(crate) struct Rebuilt {
     pub(crate) catalog: Catalog,
@@ -65,13 +73,24 @@ pub(crate) struct Rebuilt {
 
 /// Tries the valid bases from the newest on; without one, the log from its beginning.
 pub(crate) fn rebuild(site: &Site<'_>, options: &StoreOptions, survey: &Survey, chain: &Chain) -> Result<Rebuilt> {
+    rebuild_guided(site, options, survey, chain, None)
+}
+
+/// As [`rebuild`], with what a restore wants besides.
+pub(crate) fn rebuild_guided(
+    site: &Site<'_>,
+    options: &StoreOptions,
+    survey: &Survey,
+    chain: &Chain,
+    guide: Option<Guide<'_>>,
+) -> Result<Rebuilt> {
     let mut skipped = Vec::new();
     let mut candidates: Vec<Option<&Manifest>> = chain.bases(survey).into_iter().map(Some).collect();
     if chain.root.0.sequence == 0 {
         candidates.push(None);
     }
     for base in candidates {
-        match attempt(site, options, survey, chain, base) {
+        match attempt(site, options, (survey, chain), base, guide) {
             Ok((catalog, log)) => return Ok(Rebuilt { catalog, log, base: base.map(|base| base.number), skipped }),
             Err(error @ Error::Corrupt { .. }) if base.is_some() => skipped.extend(base.map(|base| (base.number, error))),
             Err(error) => return Err(error),
@@ -86,12 +105,12 @@ pub(crate) fn rebuild(site: &Site<'_>, options: &StoreOptions, survey: &Survey, 
 fn attempt(
     site: &Site<'_>,
     options: &StoreOptions,
-    survey: &Survey,
-    chain: &Chain,
+    (survey, chain): (&Survey, &Chain),
     base: Option<&Manifest>,
+    guide: Option<Guide<'_>>,
 ) -> Result<(Catalog, Arc<DeltaLog>)> {
     let budget = Budget::new(options.memory_budget);
-    let cold = open_cold(site, options, &budget, base.filter(|_| !site.serving))?;
+    let cold = open_cold(site, options, &budget, base.filter(|_| !site.serving), guide)?;
     reach(KillPoint::LiveOpened);
     let poison = Arc::new(OnceLock::new());
     let tip = Tip {
@@ -127,11 +146,11 @@ fn attempt(
     };
     let new = if site.serving { Catalog::for_serving } else { Catalog::new };
     let catalog = new(Arc::new(context), shards(options)?);
-    let mut into = Into::new(&*site.fs, site.dir, &catalog, (chain, base));
+    let mut into = Into::new(&*site.fs, site.dir, &catalog, (chain, base), guide.map(|guide| guide.told));
     if let (true, Some(base)) = (site.serving, base) {
         let live = site.live.with_extension("base");
         let of_base = Site { live: live.clone(), fs: Arc::clone(&site.fs), scratch: None, ..*site };
-        let cold = open_cold(&of_base, options, &Budget::new(usize::MAX), Some(base))?;
+        let cold = open_cold(&of_base, options, &Budget::new(usize::MAX), Some(base), None)?;
         load_cold(&*site.fs, site.dir, base, &*cold, &mut into)?;
         drop(cold);
         site.fs.remove_dir_all(&live)?;
@@ -193,12 +212,20 @@ fn pool(threads: usize) -> Result<Option<rayon::ThreadPool>> {
     built.map(Some).map_err(|error| Error::InvalidOption { option: "threads", what: error.to_string() })
 }
 
-fn open_cold(site: &Site<'_>, options: &StoreOptions, budget: &Budget, base: Option<&Manifest>) -> Result<Arc<dyn ColdTier>> {
+fn open_cold(
+    site: &Site<'_>,
+    options: &StoreOptions,
+    budget: &Budget,
+    base: Option<&Manifest>,
+    guide: Option<Guide<'_>>,
+) -> Result<Arc<dyn ColdTier>> {
     // A quantised copy has all its rows in one file.
     let has_cold = |base: &&Manifest| base.files.iter().any(|file| file.name != names::HOT_ROWS);
-    let from = base.filter(has_cold).map(|base| names::base(site.dir, base.number).join(names::COLD));
-    if let (Some(base), Some(_)) = (base, &from) {
+    let mut from = None;
+    if let Some(base) = base.filter(has_cold) {
         check_cold_files(site, base)?;
+        let in_place = || Ok(names::base(site.dir, base.number).join(names::COLD));
+        from = Some(guide.map_or_else(in_place, |guide| (guide.cold)(base))?);
     }
     if options.twin {
         let twin = TwinCold::open(Arc::clone(&site.fs), &site.live, from.as_deref(), TwinOptions::default())?;

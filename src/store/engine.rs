@@ -160,6 +160,7 @@ impl Engine {
             state: &state,
             first_segment,
             known: &next.known,
+            told: &|_| (),
         };
         let manifest = self.catalog.context.meters.checkpoints.time(|| write_base(&plan, &self.catalog))?;
         let hot = manifest.files.iter().filter(|file| file.name == names::HOT_ROWS).map(|file| file.bytes).sum();

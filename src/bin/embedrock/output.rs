@@ -1,7 +1,7 @@
 //! What the subcommands share: how they end, lines, JSON.
 #![forbid(unsafe_code)]
 
-use embedrock::Transfer;
+use embedrock::{RestoreProgress, RestoreStage, Transfer};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 pub(crate) use crate::text::{bytes, count, duration, optimizer, size};
@@ -43,13 +43,13 @@ pub(crate) fn show_transfer(bar: &ProgressBar, transfer: Transfer) {
     bar.set_message(format!("({} moved)", bytes(transfer.moved)));
 }
 
-/// Says that work goes on whose length is not known.
-pub(crate) fn working(what: &'static str) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}, {elapsed}") {
-        bar.set_style(style);
-    }
-    bar.set_message(what);
-    bar.enable_steady_tick(std::time::Duration::from_millis(200));
-    bar
+/// Shows what a restore is at: each stage has a length of its own.
+pub(crate) fn show_restore(bar: &ProgressBar, progress: RestoreProgress) {
+    bar.set_length(progress.total);
+    bar.set_position(progress.done);
+    bar.set_message(match progress.stage {
+        RestoreStage::Copying => "copied: cold rows,",
+        RestoreStage::Reading => "read: hot rows and log,",
+        RestoreStage::Writing => "written: hot rows,",
+    });
 }

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use embedrock::{At, CommitId, Remote, Restore, RestoreReport, StoreOptions};
+use indicatif::ProgressBar;
 use serde_json::json;
 
 use crate::output::{self, Outcome, say};
@@ -16,7 +17,8 @@ pub(crate) struct Args {
     /// Restore from a copy instead, in a directory or at a URL, as `checkpoint --to` sent it
     #[arg(long, value_name = "DIR_OR_URL", conflicts_with = "store")]
     from: Option<String>,
-    /// The directory to make; with --from, files that were fetched stay beside it until the restore is whole
+    /// The directory to make. A restore that is interrupted goes on when it is called again: until it is whole, what is finished
+    /// stays beside it
     #[arg(long, value_name = "DIR", required_unless_present_any = ["dry_run", "list"])]
     to: Option<PathBuf>,
     /// The commit, as `inspect --commits` or --list lists them; the newest by default
@@ -83,7 +85,7 @@ fn at(args: &Args) -> At {
     args.at.map_or(At::Latest, At::Commit)
 }
 
-fn with(args: &Args, restore: Restore) -> Restore {
+fn with(args: &Args, restore: Restore, bar: &ProgressBar) -> Restore {
     let mut options = StoreOptions::default().memory_budget(args.memory_budget);
     if let Some(shards) = args.shards {
         options = options.shards(shards);
@@ -94,13 +96,14 @@ fn with(args: &Args, restore: Restore) -> Restore {
     if let Some(dir) = &args.scratch {
         options = options.scratch(dir);
     }
-    let restore = restore.options(options);
+    let bar = bar.clone();
+    let restore = restore.options(options).progress(move |progress| output::show_restore(&bar, progress));
     args.tables.as_ref().map_or(restore.clone(), |tables| restore.tables(tables))
 }
 
 fn from_store(args: &Args, store: PathBuf) -> Result<RestoreReport, embedrock::Error> {
-    let restore = with(args, Restore::of(store).at(at(args)));
-    let bar = output::working("restoring");
+    let bar = output::transfer_bar();
+    let restore = with(args, Restore::of(store).at(at(args)), &bar);
     let report = match &args.to {
         Some(target) if !args.dry_run => restore.to(target),
         _ => restore.dry_run(),
@@ -114,9 +117,9 @@ fn from_copy(args: &Args, place: &str) -> Result<RestoreReport, embedrock::Error
     let mut progress = |transfer| output::show_transfer(&bar, transfer);
     let target = args.to.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("embedrock-copy-{}", std::process::id())));
     let report = if args.dry_run || args.to.is_none() {
-        remote.dry_run(at(args), &target, |restore| with(args, restore), &mut progress)
+        remote.dry_run(at(args), &target, |restore| with(args, restore, &bar), &mut progress)
     } else {
-        remote.restore(at(args), &target, |restore| with(args, restore), &mut progress)
+        remote.restore(at(args), &target, |restore| with(args, restore, &bar), &mut progress)
     };
     bar.finish_and_clear();
     report

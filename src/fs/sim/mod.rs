@@ -361,6 +361,11 @@ impl Fs for SimFs {
         self.create_dir(path)
     }
 
+    /// As a disk without such links: each entry is a node of its own.
+    fn link(&self, from: &Path, _: &Path) -> Result<bool> {
+        self.act("link", from, |state| state.call().and_then(|()| find_file(state, from)).map(|_| false))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         self.act("rename", from, |state| state.rename(from, to))
     }
