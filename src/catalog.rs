@@ -154,6 +154,28 @@ impl Catalog {
         }
     }
 
+    /// Whether a frame of a delta that a base reaches into says what the base knows already: it has tables that were created since its commit, and
+    /// has none that were dropped since, so frames of those mean nothing. A table whose name the base has under another number is one of them.
+    pub(crate) fn is_behind(&self, frame: &Frame<'_>) -> Result<bool, LoadError> {
+        let (Some(id), known) = (frame.table(), read(&self.tables)) else { return Ok(false) };
+        let Frame::CreateTable { schema, .. } = frame else {
+            return Ok(!known.by_id.contains_key(&id) && id.0 < known.next);
+        };
+        let schema = TableSchema::decode(schema)?;
+        if let Some(table) = known.by_id.get(&id) {
+            let created = if self.logged_lanes.is_some() { schema.for_serving() } else { schema };
+            table.schema().check_same_identity(&created).map_err(|error| error.to_string())?;
+            return Ok(true);
+        }
+        let is_held = known.by_id.values().any(|table| table.id > id && table.schema().name() == schema.name());
+        drop(known);
+        if is_held {
+            let mut tables = write(&self.tables);
+            tables.next = tables.next.max(id.0.saturating_add(1));
+        }
+        Ok(is_held)
+    }
+
     fn need(&self, id: TableId) -> Result<Arc<TableInner>, LoadError> {
         self.get(id).ok_or_else(|| LoadError::Invalid(format!("a frame names table {}, which was not created", id.0)))
     }

@@ -95,6 +95,21 @@ impl<'a> Counts<'a> {
 }
 
 impl<'a> Frame<'a> {
+    /// The table that the frame is of.
+    pub(crate) fn table(&self) -> Option<TableId> {
+        match self {
+            Frame::CreateTable { table, .. }
+            | Frame::DropTable { table }
+            | Frame::Settings { table, .. }
+            | Frame::Rows { table, .. }
+            | Frame::Quantized { table, .. }
+            | Frame::Removed { table, .. }
+            | Frame::Counts { table, .. }
+            | Frame::Filter { table, .. } => Some(*table),
+            Frame::State(_) | Frame::Commit(_) => None,
+        }
+    }
+
     /// Whether the frame may belong to the delta after the one in which it stands.
     pub(super) fn may_be_early(&self) -> bool {
         matches!(self, Frame::Rows { .. } | Frame::Removed { .. })

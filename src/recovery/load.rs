@@ -28,6 +28,8 @@ pub(crate) struct Rebuild {
 pub(crate) struct Into<'a> {
     pub(crate) catalog: &'a Catalog,
     pub(crate) loader: Loader,
+    /// The base loaded reaches into the delta in hand.
+    reached: bool,
     meter: Meter<'a>,
 }
 
@@ -65,12 +67,12 @@ impl<'a> Into<'a> {
         let log: u64 = chain.after(base).iter().map(|(_, placed)| placed.end - placed.start).sum();
         // That a file is missing is found when it is read.
         let bytes = log.saturating_add(base.and_then(|base| hot_rows(base).ok()).unwrap_or(0));
-        Into { catalog, loader: Loader::expecting(rows, bytes), meter: Meter { read: 0, of: bytes, told } }
+        Into { catalog, loader: Loader::expecting(rows, bytes), reached: false, meter: Meter { read: 0, of: bytes, told } }
     }
 
     /// For one delta.
     pub(crate) fn delta(catalog: &'a Catalog) -> Into<'a> {
-        Into { catalog, loader: Loader::expecting(Vec::new(), 0), meter: Meter::default() }
+        Into { catalog, loader: Loader::expecting(Vec::new(), 0), reached: false, meter: Meter::default() }
     }
 }
 
@@ -126,10 +128,13 @@ pub(crate) fn replay(
     // Frames of the next delta in the one before it. What stood in that of the base's own commit had left memory before the base
     // began, so the base has it, or what came of it.
     let mut early: Option<(usize, &Placed)> = None;
+    // Up to the commit that makes it valid, which was cut after its last byte.
+    into.reached = base.is_some_and(|base| !base.still);
     for (at, placed) in chain.after(base) {
         let has_early;
         (rebuilt, has_early) = replay_one(fs, survey, (*at, placed), (&mut open, early), into)?;
         early = has_early.then_some((*at, placed));
+        into.reached &= base.is_some_and(|base| base.number != placed.record.base);
     }
     into.loader.finish()?;
     Ok(rebuilt)
@@ -187,7 +192,9 @@ fn load_early(reader: &mut LogReader, survey: &Survey, (at, placed): (usize, &Pl
 }
 
 fn load_frame(frame: &Frame<'_>, path: &Path, offset: u64, into: &mut Into<'_>) -> Result<()> {
-    into.catalog.load(&mut into.loader, frame).map_err(|error| match error {
+    let is_behind = if into.reached { into.catalog.is_behind(frame) } else { Ok(false) };
+    let loaded = is_behind.and_then(|is_behind| if is_behind { Ok(()) } else { into.catalog.load(&mut into.loader, frame) });
+    loaded.map_err(|error| match error {
         LoadError::Invalid(what) => Error::corrupt(path, offset, what),
         LoadError::Failed(error) => error,
     })
