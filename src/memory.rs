@@ -13,12 +13,12 @@ use memmap2::{Advice, MmapOptions, MmapRaw};
 pub(crate) const HUGE_PAGE_BYTES: usize = if cfg!(miri) { 4096 } else { 2 << 20 };
 
 /// An end that lacks no more than this share of its huge page is made one: the kernel makes none of an end that is not whole.
-const END_SHARE: usize = 64;
+const END_SHARE: usize = 32;
 
 /// The bytes that a mapping takes of which `bytes` are asked for.
 pub(crate) fn mapped_bytes(bytes: usize) -> usize {
     let whole = bytes.next_multiple_of(HUGE_PAGE_BYTES);
-    if bytes >= HUGE_PAGE_BYTES && whole - bytes <= HUGE_PAGE_BYTES / END_SHARE { whole } else { bytes.next_multiple_of(4096) }
+    if whole - bytes <= HUGE_PAGE_BYTES / END_SHARE { whole } else { bytes.next_multiple_of(4096) }
 }
 
 /// Maps zeroed bytes; large ones begin at a huge page. Returns the bytes to skip at the start.
@@ -103,6 +103,7 @@ mod tests {
     fn an_end_that_nearly_fills_a_huge_page_becomes_one() {
         for (bytes, mapped) in [
             (1, 4096),
+            (HUGE_PAGE_BYTES - HUGE_PAGE_BYTES / END_SHARE, HUGE_PAGE_BYTES),
             (HUGE_PAGE_BYTES, HUGE_PAGE_BYTES),
             (2 * HUGE_PAGE_BYTES - HUGE_PAGE_BYTES / END_SHARE, 2 * HUGE_PAGE_BYTES),
             (HUGE_PAGE_BYTES * 3 / 2, (HUGE_PAGE_BYTES * 3 / 2).next_multiple_of(4096)),

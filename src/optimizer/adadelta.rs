@@ -21,6 +21,7 @@ impl Rule for Adadelta {
     const PARAMETERS: &'static [Parameter] =
         &[Parameter::new("decay", 0.9, Range::BelowOne), Parameter::new("epsilon", 1e-6, Range::Positive)];
 
+    #[inline(always)]
     fn state_len(dim: usize) -> usize {
         dim.saturating_mul(2)
     }

@@ -22,6 +22,7 @@ impl Rule for Adagrad {
     const PARAMETERS: &'static [Parameter] =
         &[Parameter::new("initial_accumulator", 0.1, Range::NotNegative), Parameter::new("epsilon", 1e-10, Range::Positive)];
 
+    #[inline(always)]
     fn state_len(dim: usize) -> usize {
         dim
     }

@@ -24,6 +24,7 @@ impl Rule for AdagradW {
         &[Parameter::new("initial_accumulator", 0.1, Range::NotNegative), Parameter::new("epsilon", 1e-10, Range::Positive)];
     const WEIGHT_DECAY: Option<f32> = Some(0.01);
 
+    #[inline(always)]
     fn state_len(dim: usize) -> usize {
         dim
     }

@@ -34,6 +34,7 @@ impl Rule for Adam {
     const NAME: &'static str = "adam";
     const PARAMETERS: &'static [Parameter] = PARAMETERS;
 
+    #[inline(always)]
     fn state_len(dim: usize) -> usize {
         dim.saturating_mul(2).saturating_add(2)
     }

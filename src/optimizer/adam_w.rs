@@ -24,6 +24,7 @@ impl Rule for AdamW {
     const PARAMETERS: &'static [Parameter] = PARAMETERS;
     const WEIGHT_DECAY: Option<f32> = Some(0.01);
 
+    #[inline(always)]
     fn state_len(dim: usize) -> usize {
         dim.saturating_mul(2).saturating_add(2)
     }

@@ -23,6 +23,7 @@ impl Rule for Amsgrad {
     const NAME: &'static str = "amsgrad";
     const PARAMETERS: &'static [Parameter] = PARAMETERS;
 
+    #[inline(always)]
     fn state_len(dim: usize) -> usize {
         dim.saturating_mul(3).saturating_add(2)
     }

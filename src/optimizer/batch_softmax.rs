@@ -30,6 +30,7 @@ impl Rule for BatchSoftmax {
     const NEEDS_NUMBER: bool = true;
     const ONLY_DIM: Option<usize> = Some(1);
 
+    #[inline(always)]
     fn state_len(_dim: usize) -> usize {
         2
     }

@@ -33,6 +33,7 @@ impl Rule for Ftrl {
     const WEIGHT_DECAY: Option<f32> = None;
     const FOLLOW: Option<Follow> = Some(follow);
 
+    #[inline(always)]
     fn state_len(dim: usize) -> usize {
         dim.saturating_mul(2)
     }

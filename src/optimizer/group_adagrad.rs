@@ -28,6 +28,7 @@ impl Rule for GroupAdagrad {
         Parameter::new("group_lasso", 0.0, Range::NotNegative),
     ];
 
+    #[inline(always)]
     fn state_len(_dim: usize) -> usize {
         1
     }

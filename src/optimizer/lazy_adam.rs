@@ -23,6 +23,7 @@ impl Rule for LazyAdam {
     const PARAMETERS: &'static [Parameter] = PARAMETERS;
     const NEEDS_NUMBER: bool = true;
 
+    #[inline(always)]
     fn state_len(dim: usize) -> usize {
         dim.saturating_mul(2)
     }

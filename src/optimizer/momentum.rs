@@ -21,6 +21,7 @@ impl Rule for Momentum {
     const PARAMETERS: &'static [Parameter] =
         &[Parameter::new("decay", 0.9, Range::BelowOne), Parameter::new("nesterov", 0.0, Range::Switch)];
 
+    #[inline(always)]
     fn state_len(dim: usize) -> usize {
         dim
     }

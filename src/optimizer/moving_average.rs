@@ -23,6 +23,7 @@ impl Rule for MovingAverage {
     const PARAMETERS: &'static [Parameter] = &[Parameter::new("decay", 0.9, Range::BelowOne)];
     const WEIGHT_DECAY: Option<f32> = None;
 
+    #[inline(always)]
     fn state_len(_dim: usize) -> usize {
         0
     }

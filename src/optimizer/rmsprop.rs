@@ -26,6 +26,7 @@ impl Rule for Rmsprop {
     const NAME: &'static str = "rmsprop";
     const PARAMETERS: &'static [Parameter] = PARAMETERS;
 
+    #[inline(always)]
     fn state_len(dim: usize) -> usize {
         dim
     }

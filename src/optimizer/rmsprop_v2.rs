@@ -20,6 +20,7 @@ impl Rule for RmspropV2 {
     const NAME: &'static str = "rmsprop_v2";
     const PARAMETERS: &'static [Parameter] = PARAMETERS;
 
+    #[inline(always)]
     fn state_len(dim: usize) -> usize {
         dim
     }

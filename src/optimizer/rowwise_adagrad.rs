@@ -23,6 +23,7 @@ impl Rule for RowwiseAdagrad {
     const PARAMETERS: &'static [Parameter] =
         &[Parameter::new("initial_accumulator", 0.1, Range::NotNegative), Parameter::new("epsilon", 1e-8, Range::Positive)];
 
+    #[inline(always)]
     fn state_len(_dim: usize) -> usize {
         1
     }

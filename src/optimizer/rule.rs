@@ -66,7 +66,7 @@ pub(super) trait Rule: Sized + 'static {
     const ONLY_DIM: Option<usize> = None;
     const DESCRIPTION: &'static Description = &Description::of::<Self>();
 
-    /// f32s of state of a row.
+    /// f32s of state of a row. Inlined, as `apply` is.
     fn state_len(dim: usize) -> usize;
 
     /// Writes the state of a row that was never updated.
@@ -94,8 +94,20 @@ impl<R: Rule> RowLoop for Kernel<R> {
 
     #[inline(always)]
     fn run(step: &Step, weights: &mut [f32], state: &mut [f32], grad: &[f32]) {
-        R::apply(step, weights, state, grad);
+        match weights.len() {
+            16 => apply_as::<R, 16>(step, weights, state, grad),
+            32 => apply_as::<R, 32>(step, weights, state, grad),
+            64 => apply_as::<R, 64>(step, weights, state, grad),
+            128 => apply_as::<R, 128>(step, weights, state, grad),
+            _ => R::apply(step, weights, state, grad),
+        }
     }
+}
+
+/// For the usual dimensions, so that the compiler knows them.
+#[inline(always)]
+fn apply_as<R: Rule, const D: usize>(step: &Step, weights: &mut [f32], state: &mut [f32], grad: &[f32]) {
+    R::apply(step, &mut weights[..D], &mut state[..R::state_len(D)], &grad[..D]);
 }
 
 /// A [`Rule`] as a value.

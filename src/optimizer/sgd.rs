@@ -19,6 +19,7 @@ impl Rule for Sgd {
     const NAME: &'static str = "sgd";
     const PARAMETERS: &'static [Parameter] = &[];
 
+    #[inline(always)]
     fn state_len(_dim: usize) -> usize {
         0
     }

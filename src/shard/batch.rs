@@ -96,6 +96,10 @@ pub(crate) struct Plan {
 }
 
 const EMPTY: u32 = u32::MAX;
+/// So few keys to a place that a second look, which the processor does not foresee, is rare.
+const SEEN_PLACES_A_KEY: usize = 4;
+/// The bits of a mixed key that choose its place are others than those that chose its shard.
+const SEEN_SHIFT: u32 = 8;
 
 /// Distinct keys between the request for an index line and its use, and again between that for a meta and its use.
 const KEYS_AHEAD: usize = 16;
@@ -105,28 +109,33 @@ const ROWS_AHEAD: usize = 16;
 impl Plan {
     /// Finds the distinct keys, in order of first occurrence.
     fn deduplicate(&mut self, keys: &[Key]) {
-        let size = (self.positions.len() * 2).next_power_of_two();
-        self.seen.clear();
-        self.seen.resize(size, EMPTY);
-        self.uniques.clear();
-        self.owner.clear();
-        for &position in &self.positions {
+        let Plan { positions, uniques, owner, seen, .. } = self;
+        let places = (positions.len() * SEEN_PLACES_A_KEY).next_power_of_two();
+        seen.clear();
+        seen.resize(places, EMPTY);
+        uniques.clear();
+        uniques.reserve(positions.len());
+        owner.clear();
+        owner.reserve(positions.len());
+        for &position in &*positions {
             let key = keys[position as usize];
-            let mut at = (mix(key) as usize).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 7 & (size - 1);
+            let mut at = (mix(key) >> SEEN_SHIFT) as usize & (places - 1);
             let unique = loop {
-                match self.seen[at] {
-                    EMPTY => {
-                        self.seen[at] = self.uniques.len() as u32;
-                        self.uniques.push(Unique { key, row: 0, occurrences: 0, last: 0, kind: Kind::Skip });
-                        break self.uniques.len() - 1;
-                    }
-                    found if self.uniques[found as usize].key == key => break found as usize,
-                    _ => at = (at + 1) & (size - 1),
+                let found = seen[at];
+                if found == EMPTY {
+                    seen[at] = uniques.len() as u32;
+                    uniques.push(Unique { key, row: 0, occurrences: 1, last: position, kind: Kind::Skip });
+                    break seen[at];
                 }
+                let unique = &mut uniques[found as usize];
+                if unique.key == key {
+                    unique.occurrences += 1;
+                    unique.last = position;
+                    break found;
+                }
+                at = (at + 1) & (places - 1);
             };
-            self.uniques[unique].occurrences += 1;
-            self.uniques[unique].last = position;
-            self.owner.push(unique as u32);
+            owner.push(unique);
         }
     }
 }

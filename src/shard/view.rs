@@ -41,16 +41,8 @@ impl<'a> View<'a> {
         self.index.candidate(mixed).map(|raw| self.entry(raw))
     }
 
-    /// The key's row, if it has one; `likely` is what was found by its tag, which other keys may have too.
-    #[inline(always)]
-    pub(crate) fn confirm(self, likely: Option<Entry<'a>>, key: Key, mixed: u64) -> Option<Entry<'a>> {
-        let likely = likely?;
-        if likely.meta.key == key { Some(likely) } else { self.find(key, mixed) }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn find(self, key: Key, mixed: u64) -> Option<Entry<'a>> {
+    /// The key's row, if it has one.
+    pub(crate) fn find(self, key: Key, mixed: u64) -> Option<Entry<'a>> {
         let is_its = |row| self.slab.entry(row).meta.key == key;
         self.index.find(mixed, is_its).map(|raw| self.entry(raw))
     }

@@ -4,12 +4,19 @@
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
 use super::{Entry, META_BYTES, RowMeta};
 use crate::error::{Error, Result};
-use crate::memory::{map_anonymous, mapped_bytes};
+use crate::memory::{HUGE_PAGE_BYTES, map_anonymous, mapped_bytes};
+
+/// What chunks of huge pages leave free, to begin at different places of them. If all began at the same one, the rows of small
+/// tables, which are few in each shard, would crowd few sets of the caches.
+pub(super) const SPREAD_BYTES: usize = HUGE_PAGE_BYTES / 64;
+/// Chunks with a place of their own.
+const PLACES: usize = 16;
 
 /// Where slabs live.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,7 +52,10 @@ impl Chunk {
     pub(super) fn map(rows: usize, lanes: usize, backing: &Backing) -> Result<Chunk> {
         let bytes = Chunk::bytes(rows, lanes);
         let (map, skip) = match backing {
-            Backing::Anonymous => map_anonymous(bytes).map_err(map_error)?,
+            Backing::Anonymous => {
+                let (map, skip) = map_anonymous(bytes).map_err(map_error)?;
+                (map, skip + place(bytes - rows * (META_BYTES + lanes * 4)))
+            }
             Backing::File(dir) => (map_file(bytes, dir)?, 0),
         };
         // A forked child cannot use the store: without the rows it neither pays for their page tables nor makes the parent copy
@@ -108,6 +118,13 @@ impl Chunk {
     }
 }
 
+/// Where in its mapping the next chunk begins, of which so many bytes are free.
+fn place(free: usize) -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let step = free.min(SPREAD_BYTES) / PLACES / 64 * 64;
+    NEXT.fetch_add(1, Relaxed) % PLACES * step
+}
+
 fn map_error(source: std::io::Error) -> Error {
     Error::io("map memory for", std::path::Path::new("a slab"), source)
 }
@@ -125,8 +142,8 @@ fn map_file(bytes: usize, dir: &std::path::Path) -> Result<MmapRaw> {
 
 /// An unlinked file: it goes with the process, as slabs are never read back.
 fn tempfile_in(dir: &std::path::Path) -> Result<std::fs::File> {
-    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let number = NEXT.fetch_add(1, Relaxed);
     let path = dir.join(format!("slab-{}-{number}", std::process::id()));
     let file = std::fs::OpenOptions::new()
         .read(true)

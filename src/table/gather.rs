@@ -142,30 +142,43 @@ impl<'a> Gather<'a> {
     fn copy_rows<const D: usize>(&mut self, at: usize, group: &Group<'a>) -> usize {
         let dim = if D == 0 { self.dim } else { D };
         let first = at * GROUP;
-        let last = (first + GROUP).min(self.keys.len());
-        let keys = self.keys[first..last].iter().zip(group.mixed).zip(group.likely);
-        let rows = self.output.rows[first * dim..last * dim].chunks_exact_mut(dim);
-        let found = &mut self.output.found[first..last];
-        let (shards, lifetimes, clock, precision) = (self.shards, self.lifetimes, self.clock, self.precision);
+        let keys = &self.keys[first..];
+        let keys = &keys[..keys.len().min(GROUP)];
+        let rows = &mut self.output.rows[first * dim..][..keys.len() * dim];
+        let found = &mut self.output.found[first..][..keys.len()];
         let mut hits = 0;
-        for (((((&key, mixed), likely), row), found), at) in keys.zip(rows).zip(found).zip(first as u32..) {
-            let Some(shard) = shards[shard_of(mixed, shards.len())] else { continue };
-            let entry = shard.confirm(likely, key, mixed);
-            let live = entry
-                .filter(|entry| !entry.meta.has(TOMBSTONE) && lifetimes.is_none_or(|lifetimes| is_live(entry, lifetimes, clock)));
-            *found = live.is_some();
-            if let Some(entry) = live {
-                match precision {
-                    Precision::F32 => copy(row, &entry.lanes[..dim]),
-                    _ => Unpack { precision, lanes: &entry.lanes[..precision.lanes(dim)], values: row }.run(),
-                }
-                hits += 1;
-            } else {
-                self.output.missing.push((at, entry.is_some()));
+        // By number: iterators zipped together kept so many places of theirs that they did not fit into registers.
+        for place in 0..keys.len() {
+            let (key, mixed) = (keys[place], group.mixed[place]);
+            let entry = match group.likely[place] {
+                Some(likely) if likely.meta.key == key => Some(likely),
+                Some(_) => find(self.shards, key, mixed),
+                None => None,
+            };
+            let live = entry.filter(|entry| {
+                !entry.meta.has(TOMBSTONE) && self.lifetimes.is_none_or(|lifetimes| is_live(entry, lifetimes, self.clock))
+            });
+            found[place] = live.is_some();
+            let Some(live) = live else {
+                self.output.missing.push(((first + place) as u32, entry.is_some()));
+                continue;
+            };
+            let row = &mut rows[place * dim..][..dim];
+            match self.precision {
+                Precision::F32 => copy(row, &live.lanes[..dim]),
+                precision => Unpack { precision, lanes: &live.lanes[..precision.lanes(dim)], values: row }.run(),
             }
+            hits += 1;
         }
         hits
     }
+}
+
+/// The key's row, where what its tag led to is another's.
+#[cold]
+#[inline(never)]
+fn find<'a>(shards: &[Option<View<'a>>], key: Key, mixed: u64) -> Option<Entry<'a>> {
+    shards[shard_of(mixed, shards.len())]?.find(key, mixed)
 }
 
 #[inline(always)]
