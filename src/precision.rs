@@ -80,6 +80,16 @@ impl Precision {
         }
     }
 
+    /// Rounds values to the nearest that a row can hold.
+    pub(crate) fn round(self, values: &mut [f32]) {
+        let each = |values: &mut [f32], of: fn(f32) -> f32| values.iter_mut().for_each(|value| *value = of(*value));
+        match self {
+            Precision::F32 => {}
+            Precision::Bf16 => each(values, |value| from_bf16(to_bf16(value, half_of_bf16(value)))),
+            Precision::F16 => each(values, |value| from_f16(to_f16_nearest(value))),
+        }
+    }
+
     /// The number for the disk.
     pub(crate) fn encode(self) -> u8 {
         match self {
@@ -109,7 +119,7 @@ impl Loop for Unpack<'_> {
     fn run(self) {
         match self.precision {
             Precision::F32 => self.values.copy_from_slice(self.lanes),
-            Precision::Bf16 => unpack(self.lanes, self.values, |bits| f32::from_bits(bits << 16)),
+            Precision::Bf16 => unpack(self.lanes, self.values, from_bf16),
             Precision::F16 => unpack(self.lanes, self.values, from_f16),
         }
     }
@@ -155,6 +165,11 @@ fn pack(values: &[f32], lanes: &mut [f32], to: impl Fn(f32, u32) -> u32) {
     for ((lane, &value), at) in lanes.iter_mut().zip(high).zip(low.len() as u32..) {
         *lane = f32::from_bits(lane.to_bits() | to(value, at) << 16);
     }
+}
+
+#[inline(always)]
+fn from_bf16(bits: u32) -> f32 {
+    f32::from_bits(bits << 16)
 }
 
 /// What added to the bits rounds to the nearest, ties to even.

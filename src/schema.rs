@@ -234,10 +234,7 @@ impl TableSchema {
 
     /// Rounds initial values to those that a row can have.
     pub(crate) fn round(&self, values: &mut [f32]) {
-        if self.precision != Precision::F32 {
-            let lanes = self.packed(values).into_owned();
-            values.copy_from_slice(&self.embedding(&lanes));
-        }
+        self.precision.round(values);
     }
 
     /// f32s of a row whose embedding is not packed, and of that embedding.

@@ -5,6 +5,8 @@
 
 use std::ops::Range;
 
+use smallvec::SmallVec;
+
 use crate::codec::Reader;
 use crate::initializer::Initializer;
 use crate::optimizer::{Optimizer, Step};
@@ -188,7 +190,7 @@ impl Rates {
 
 /// What the updates of a batch have in common, for each segment.
 #[derive(Debug)]
-pub(crate) struct Steps(Vec<SegmentStep>);
+pub(crate) struct Steps(SmallVec<[SegmentStep; 1]>);
 
 #[derive(Debug)]
 struct SegmentStep {

@@ -4,6 +4,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::image::{misfit, read_lanes, split_cold};
+use super::plan::{Kind, Plan, Unique};
 use super::{Env, Shard, Values};
 use crate::admission::{Admission, Draw, Seen};
 use crate::context::Context;
@@ -58,87 +59,10 @@ impl Batch {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// A live row, pinned.
-    Live,
-    /// A new row, reserved; `over` is the tombstone or expired row that it takes the place of, if any.
-    New,
-    /// A tombstone or expired row, pinned, that begins anew.
-    Anew,
-    /// Not admitted, or nothing to do.
-    Skip,
-}
-
-#[derive(Debug)]
-pub(super) struct Unique {
-    key: Key,
-    pub(super) row: u32,
-    pub(super) occurrences: u32,
-    /// Position in the batch of its last occurrence.
-    pub(super) last: u32,
-    pub(super) kind: Kind,
-}
-
-/// What prepare found out for a shard's part of a batch; reused from batch to batch.
-#[derive(Debug, Default)]
-pub(crate) struct Plan {
-    /// Positions in the batch whose keys are of this shard, in input order.
-    pub(crate) positions: Vec<u32>,
-    pub(super) uniques: Vec<Unique>,
-    pub(super) owner: Vec<u32>,
-    seen: Vec<u32>,
-    pub(super) sums: Vec<f32>,
-    /// A row's embedding, where rows are kept in fewer bits.
-    unpacked: Vec<f32>,
-    /// Whether `sums` holds what each key brings, not only those that come more than once.
-    pub(super) all_summed: bool,
-}
-
-const EMPTY: u32 = u32::MAX;
-/// So few keys to a place that a second look, which the processor does not foresee, is rare.
-const SEEN_PLACES_A_KEY: usize = 4;
-/// The bits of a mixed key that choose its place are others than those that chose its shard.
-const SEEN_SHIFT: u32 = 8;
-
 /// Distinct keys between the request for an index line and its use, and again between that for a meta and its use.
 const KEYS_AHEAD: usize = 16;
 /// Rows brought near ahead of the one being changed.
 const ROWS_AHEAD: usize = 16;
-
-impl Plan {
-    /// Finds the distinct keys, in order of first occurrence.
-    fn deduplicate(&mut self, keys: &[Key]) {
-        let Plan { positions, uniques, owner, seen, .. } = self;
-        let places = (positions.len() * SEEN_PLACES_A_KEY).next_power_of_two();
-        seen.clear();
-        seen.resize(places, EMPTY);
-        uniques.clear();
-        uniques.reserve(positions.len());
-        owner.clear();
-        owner.reserve(positions.len());
-        for &position in &*positions {
-            let key = keys[position as usize];
-            let mut at = (mix(key) >> SEEN_SHIFT) as usize & (places - 1);
-            let unique = loop {
-                let found = seen[at];
-                if found == EMPTY {
-                    seen[at] = uniques.len() as u32;
-                    uniques.push(Unique { key, row: 0, occurrences: 1, last: position, kind: Kind::Skip });
-                    break seen[at];
-                }
-                let unique = &mut uniques[found as usize];
-                if unique.key == key {
-                    unique.occurrences += 1;
-                    unique.last = position;
-                    break found;
-                }
-                at = (at + 1) & (places - 1);
-            };
-            owner.push(unique);
-        }
-    }
-}
 
 impl Shard {
     /// Brings the batch's rows in and reserves the new ones. On an error the shard is as before, placement aside.
@@ -152,28 +76,29 @@ impl Shard {
     }
 
     fn prepare_rows(&mut self, env: &Env<'_>, batch: &Batch, plan: &mut Plan) -> Result<()> {
-        let mut missing: Vec<(u64, u32)> = Vec::new();
-        self.pin_hot(env, batch, &mut plan.uniques, &mut missing);
+        let Plan { uniques, missing, fresh, .. } = plan;
+        missing.clear();
+        self.pin_hot(env, batch, uniques, missing);
         if batch.op != Op::Prefetch {
-            env.counters.updated.fetch_add(plan.uniques.len() as u64, Relaxed);
-            env.counters.updated_hot.fetch_add((plan.uniques.len() - missing.len()) as u64, Relaxed);
+            env.counters.updated.fetch_add(uniques.len() as u64, Relaxed);
+            env.counters.updated_hot.fetch_add((uniques.len() - missing.len()) as u64, Relaxed);
         }
         if !missing.is_empty() && env.may_be_cold() {
-            self.promote(env, &mut missing, &mut plan.uniques, batch.clock)?;
+            self.promote(env, missing, uniques, batch.clock)?;
         }
         if batch.op == Op::Prefetch || batch.op == Op::Remove {
             return Ok(());
         }
-        let mut fresh: Vec<u32> = Vec::new();
-        for &(_, at) in &missing {
-            if self.admits(env, batch, &plan.uniques[at as usize]) {
+        fresh.clear();
+        for &(_, at) in &*missing {
+            if self.admits(env, batch, &uniques[at as usize]) {
                 fresh.push(at);
             }
         }
         self.reserve(env, fresh.len())?;
-        for at in fresh {
+        for &at in &*fresh {
             let row = self.slab.allocate().ok_or_else(|| env.context.budget.too_small(env.schema.row_bytes()))?;
-            let unique = &mut plan.uniques[at as usize];
+            let unique = &mut uniques[at as usize];
             (unique.row, unique.kind) = (row, Kind::New);
         }
         Ok(())
@@ -361,10 +286,10 @@ impl Shard {
             }
             Kind::Anew => {
                 self.keep_for_delta(unique.key, unique.row, env.context);
-                added = self.begin_anew(env, batch, unique);
+                added = self.begin_anew(env, batch, unique, unpacked);
             }
             Kind::New => {
-                self.initialize(env, batch, unique);
+                self.initialize(env, batch, unique, unpacked);
                 self.insert(unique.key, unique.row);
                 added = 1;
             }
@@ -408,7 +333,7 @@ impl Shard {
         }
     }
 
-    fn begin_anew(&mut self, env: &Env<'_>, batch: &Batch, unique: &Unique) -> i64 {
+    fn begin_anew(&mut self, env: &Env<'_>, batch: &Batch, unique: &Unique, embedding: &mut [f32]) -> i64 {
         let tombstone = self.slab.meta(unique.row).has(TOMBSTONE);
         let meta = self.slab.meta_mut(unique.row);
         meta.flags &= !TOMBSTONE;
@@ -418,11 +343,12 @@ impl Shard {
             self.replace(unique.key, unique.row);
             self.tombstones -= 1;
         }
-        self.initialize(env, batch, unique);
+        self.initialize(env, batch, unique, embedding);
         i64::from(tombstone)
     }
 
-    fn initialize(&mut self, env: &Env<'_>, batch: &Batch, unique: &Unique) {
+    /// `embedding` is memory for one, where rows are kept in fewer bits.
+    fn initialize(&mut self, env: &Env<'_>, batch: &Batch, unique: &Unique, embedding: &mut [f32]) {
         let segments = env.schema.segments_ref();
         let fill = |embedding: &mut [f32]| {
             segments::fill_initial(segments, env.context.seed, env.table.0, unique.key, embedding);
@@ -434,11 +360,10 @@ impl Shard {
             fill(lanes);
             batch.steps.follow(lanes, state);
         } else {
-            let mut embedding = vec![0.0; env.schema.dim()];
-            fill(&mut embedding);
-            env.schema.round(&mut embedding);
-            batch.steps.follow(&embedding, state);
-            batch.steps.cpu().run(Pack { precision, values: &embedding, lanes, dither: None });
+            fill(embedding);
+            precision.round(embedding);
+            batch.steps.follow(embedding, state);
+            batch.steps.cpu().run(Pack { precision, values: embedding, lanes, dither: None });
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What a batch brings for a key, made ready before its row changes: summed, compensated, scaled, clipped.
 #![forbid(unsafe_code)]
 
-use super::batch::{Batch, Kind, Op, Plan};
+use super::batch::{Batch, Op};
+use super::plan::{Kind, Plan};
 use super::{Env, Shard, Values};
 use crate::simd::{Add, Loop};
 

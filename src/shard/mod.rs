@@ -7,13 +7,15 @@ mod demote;
 mod gradients;
 mod image;
 mod load;
+mod plan;
 mod sweep;
 mod values;
 mod view;
 
-pub(crate) use batch::{Batch, Op, Plan};
+pub(crate) use batch::{Batch, Op};
 pub(crate) use capture::{Part, Scan};
 pub(crate) use image::{IMAGE_HEADER_BYTES, misfit, push_image, read_lanes, split_cold};
+pub(crate) use plan::Plan;
 pub(crate) use values::Values;
 pub(crate) use view::View;
 

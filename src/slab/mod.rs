@@ -107,8 +107,11 @@ impl Slab {
     /// An empty slab whose chunks hold as many rows as fit into `chunk_bytes`, a multiple of 8, and end with a huge page if they are
     /// as large as one.
     pub(crate) fn new(lanes: usize, chunk_bytes: usize, backing: Backing) -> Slab {
-        let bytes =
-            if chunk_bytes < HUGE_PAGE_BYTES { chunk_bytes } else { chunk_bytes / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES - SPREAD_BYTES };
+        let bytes = if chunk_bytes < HUGE_PAGE_BYTES {
+            chunk_bytes
+        } else {
+            chunk_bytes / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES - SPREAD_BYTES
+        };
         let chunk_rows = (bytes / (lanes * 4 + META_BYTES) / 8 * 8).max(8) as u32;
         Slab {
             lanes,

@@ -3,6 +3,9 @@
 
 use std::sync::atomic::Ordering;
 
+use smallvec::SmallVec;
+
+use super::buffers::{Buffers, SHARDS_ON_STACK};
 use super::gather::{Gather, Output};
 use super::pool::run_all;
 use super::{Table, TableInner};
@@ -17,12 +20,15 @@ use crate::sync::RwLockReadGuard;
 use crate::types::{Key, mix};
 
 /// Keys looked up under the locks of their shards, so that updates do not wait long.
-const KEYS_A_VISIT: usize = 4096;
+pub(super) const KEYS_A_VISIT: usize = 4096;
 /// A thread takes at least this many keys: less is not worth handing over.
 const MIN_KEYS_A_THREAD: usize = 1024;
 const LOTS_A_THREAD: usize = 2;
 /// With this many keys a shard nearly every shard has some: it is not worth finding out which.
 const KEYS_A_SHARD: usize = 4;
+
+/// One for each shard.
+type OfShards<T> = SmallVec<[T; SHARDS_ON_STACK]>;
 
 impl Table {
     /// Copies the embeddings of `keys` to `rows` (`keys.len() * dim` f32s, row-major) and returns how many keys have a row.
@@ -32,8 +38,7 @@ impl Table {
     /// # Errors
     /// A wrong length; a failing cold tier. Then the content of `rows` is unspecified.
     pub fn lookup(&self, keys: &[Key], rows: &mut [f32]) -> Result<usize> {
-        let mut found = vec![false; keys.len()];
-        self.lookup_found(keys, rows, &mut found)
+        self.inner.lookup(keys, rows, None)
     }
 
     /// As [`Table::lookup`], and sets `found[i]` to whether `keys[i]` has a row.
@@ -41,11 +46,7 @@ impl Table {
     /// # Errors
     /// As [`Table::lookup`].
     pub fn lookup_found(&self, keys: &[Key], rows: &mut [f32], found: &mut [bool]) -> Result<usize> {
-        self.inner.check()?;
-        let schema = self.inner.schema();
-        check_length("rows", keys.len() * schema.dim(), rows.len(), keys.len())?;
-        check_length("found", keys.len(), found.len(), keys.len())?;
-        self.inner.lookup(&schema, keys, rows, found)
+        self.inner.lookup(keys, rows, Some(found))
     }
 
     /// Whether `key` has a live row.
@@ -73,46 +74,83 @@ pub(super) fn share_of(context: &Context, keys: usize) -> usize {
 pub(super) struct Part<'a> {
     pub(super) keys: &'a [Key],
     pub(super) rows: &'a mut [f32],
-    pub(super) found: &'a mut [bool],
+    /// Where the caller asks which keys have a row.
+    pub(super) found: Option<&'a mut [bool]>,
+}
+
+impl<'a> Part<'a> {
+    /// Divides it into parts of `share` keys; the last may have fewer.
+    fn divide(self, share: usize, dim: usize) -> impl Iterator<Item = Part<'a>> {
+        let mut found = self.found;
+        self.keys.chunks(share).zip(self.rows.chunks_mut(share * dim)).map(move |(keys, rows)| {
+            let own = found.take().map(|all| all.split_at_mut(keys.len()));
+            let own = own.map(|(own, rest)| {
+                found = Some(rest);
+                own
+            });
+            Part { keys, rows, found: own }
+        })
+    }
+}
+
+/// A part that is looked up at once.
+struct Visit<'a> {
+    keys: &'a [Key],
+    rows: &'a mut [f32],
+    found: &'a mut [bool],
 }
 
 impl TableInner {
-    fn lookup(&self, schema: &TableSchema, keys: &[Key], rows: &mut [f32], found: &mut [bool]) -> Result<usize> {
-        let share = share_of(&self.context, keys.len());
-        if keys.len() <= share {
-            return self.lookup_part(schema, Part { keys, rows, found });
+    fn lookup(&self, keys: &[Key], rows: &mut [f32], found: Option<&mut [bool]>) -> Result<usize> {
+        self.check()?;
+        let schema = self.schema();
+        check_length("rows", keys.len().saturating_mul(schema.dim()), rows.len(), keys.len())?;
+        if let Some(found) = &found {
+            check_length("found", keys.len(), found.len(), keys.len())?;
         }
-        let parts = keys.chunks(share).zip(rows.chunks_mut(share * schema.dim())).zip(found.chunks_mut(share));
-        let jobs = parts.map(|((keys, rows), found)| Part { keys, rows, found }).collect();
-        run_all(self.context.pool.as_ref(), jobs, |part| self.lookup_part(schema, part)).into_iter().sum()
+        let share = share_of(&self.context, keys.len());
+        let part = Part { keys, rows, found };
+        if keys.len() <= share {
+            return self.lookup_part(&schema, part);
+        }
+        let jobs = part.divide(share, schema.dim()).collect();
+        run_all(self.context.pool.as_ref(), jobs, |part| self.lookup_part(&schema, part)).into_iter().sum()
     }
 
     pub(super) fn lookup_part(&self, schema: &TableSchema, part: Part<'_>) -> Result<usize> {
-        let dim = schema.dim();
-        let parts =
-            part.keys.chunks(KEYS_A_VISIT).zip(part.rows.chunks_mut(KEYS_A_VISIT * dim)).zip(part.found.chunks_mut(KEYS_A_VISIT));
-        let (mut hits, looked_up) = (0, part.keys.len() as u64);
-        for ((keys, rows), found) in parts {
-            let mut part = Part { keys, rows, found };
-            let (hot, cold) = self.lookup_hot(schema, &mut part);
-            let cold = self.lookup_cold(schema, part, cold)?;
-            self.counters.hot_hits.fetch_add(hot as u64, Ordering::Relaxed);
-            self.counters.cold_hits.fetch_add(cold as u64, Ordering::Relaxed);
-            hits += hot + cold;
-        }
+        let looked_up = part.keys.len() as u64;
+        let hits = Buffers::with(|buffers| {
+            part.divide(KEYS_A_VISIT, schema.dim()).map(|part| self.visit(schema, part, buffers)).sum::<Result<usize>>()
+        })?;
         self.counters.looked_up.fetch_add(looked_up, Ordering::Relaxed);
         Ok(hits)
     }
 
-    /// Returns the hits, and what the cold tier decides: mixed keys and positions.
-    fn lookup_hot(&self, schema: &TableSchema, part: &mut Part<'_>) -> (usize, Vec<(u64, u32)>) {
+    fn visit(&self, schema: &TableSchema, Part { keys, rows, found }: Part<'_>, buffers: &mut Buffers) -> Result<usize> {
+        let Buffers { missing, cold: wanted, found: unasked } = buffers;
+        let mut visit = Visit { keys, rows, found: found.unwrap_or(&mut unasked[..keys.len()]) };
+        let hot = self.lookup_hot(schema, &mut visit, missing, wanted);
+        let cold = self.lookup_cold(schema, visit, wanted)?;
+        self.counters.hot_hits.fetch_add(hot as u64, Ordering::Relaxed);
+        self.counters.cold_hits.fetch_add(cold as u64, Ordering::Relaxed);
+        Ok(hot + cold)
+    }
+
+    /// Returns the hits; `cold` receives what the cold tier decides.
+    fn lookup_hot(
+        &self,
+        schema: &TableSchema,
+        part: &mut Visit<'_>,
+        missing: &mut Vec<(u32, bool)>,
+        cold: &mut Vec<(u64, u32)>,
+    ) -> usize {
         let dim = schema.dim();
         let locked = self.lock_shards(part.keys);
         // Asked under the locks: a row demoted before them is found, one demoted later was hot.
         let may_be_cold = self.has_cold.load(Ordering::Acquire);
-        let shards: Vec<Option<View<'_>>> = locked.iter().map(|shard| shard.as_deref().map(Shard::view)).collect();
-        let mut missing = Vec::new();
-        let output = Output { rows: part.rows, found: part.found, missing: &mut missing };
+        let shards: OfShards<Option<View<'_>>> = locked.iter().map(|shard| shard.as_deref().map(Shard::view)).collect();
+        missing.clear();
+        let output = Output { rows: part.rows, found: part.found, missing };
         let hits = Cpu::detect().run(Gather {
             shards: &shards,
             keys: part.keys,
@@ -122,9 +160,10 @@ impl TableInner {
             clock: self.context.now(),
             output,
         });
+        drop(shards);
         drop(locked);
-        let mut cold: Vec<(u64, u32)> = Vec::new();
-        for &(at, absent) in &missing {
+        cold.clear();
+        for &(at, absent) in &*missing {
             let key = part.keys[at as usize];
             if may_be_cold && !absent {
                 cold.push((mix(key), at));
@@ -132,23 +171,23 @@ impl TableInner {
                 self.fill_missing(schema, key, &mut part.rows[at as usize * dim..][..dim]);
             }
         }
-        (hits, cold)
+        hits
     }
 
     /// The shards of some keys, to be read. Always in ascending order: readers that each hold what another waits for, behind a
     /// writer, would wait for ever.
-    fn lock_shards(&self, keys: &[Key]) -> Vec<Option<RwLockReadGuard<'_, Shard>>> {
+    fn lock_shards(&self, keys: &[Key]) -> OfShards<Option<RwLockReadGuard<'_, Shard>>> {
         let lock = |shard| self.context.meters.shards.read(shard);
         if keys.len() >= self.shards.len() * KEYS_A_SHARD {
             return self.shards.iter().map(|shard| Some(lock(shard))).collect();
         }
-        let mut wanted = vec![false; self.shards.len()];
+        let mut wanted: OfShards<bool> = SmallVec::from_elem(false, self.shards.len());
         keys.iter().for_each(|&key| wanted[shard_of(mix(key), self.shards.len())] = true);
         self.shards.iter().zip(wanted).map(|(shard, wanted)| wanted.then(|| lock(shard))).collect()
     }
 
     /// A row that is promoted, changed or removed between the probe and this read yields its older state: as if read before.
-    fn lookup_cold(&self, schema: &TableSchema, part: Part<'_>, mut wanted: Vec<(u64, u32)>) -> Result<usize> {
+    fn lookup_cold(&self, schema: &TableSchema, part: Visit<'_>, wanted: &mut [(u64, u32)]) -> Result<usize> {
         let (dim, clock) = (schema.dim(), self.context.now());
         let mut hits = 0;
         if !wanted.is_empty() {
@@ -180,7 +219,7 @@ impl TableInner {
                 return Err(misfit(key, length, schema.lanes()));
             }
         }
-        for (_, position) in wanted {
+        for &mut (_, position) in wanted {
             let position = position as usize;
             if !part.found[position] {
                 self.fill_missing(schema, part.keys[position], &mut part.rows[position * dim..(position + 1) * dim]);

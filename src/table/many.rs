@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::lookup::{Part as RowPart, check_length, share_of};
-use super::pool::run_all;
+use super::pool::{Jobs, run_all};
 use super::pooled::{BagPart, Bags};
 use super::update::{self, Given};
 use super::{Pooling, Table, TableInner, Update};
@@ -140,7 +140,7 @@ enum Piece<'a> {
 pub(super) fn lookup_all(context: &Context, mut lookups: Vec<Lookup<'_>>) -> Result<Vec<usize>> {
     let keys: usize = lookups.iter().map(Lookup::keys).sum();
     let share = share_of(context, keys);
-    let mut jobs = Vec::new();
+    let mut jobs = Jobs::new();
     for (at, Lookup { table, schema, wanted, out }) in lookups.iter_mut().enumerate() {
         let (table, schema): (&TableInner, &TableSchema) = (table, schema);
         match wanted {
@@ -156,7 +156,7 @@ pub(super) fn lookup_all(context: &Context, mut lookups: Vec<Lookup<'_>>) -> Res
     }
     let results = run_all(context.pool.as_ref().filter(|_| keys > share), jobs, |(at, table, schema, piece)| {
         let hits = match piece {
-            Piece::Rows(keys, rows) => table.lookup_part(schema, RowPart { keys, rows, found: &mut vec![false; keys.len()] }),
+            Piece::Rows(keys, rows) => table.lookup_part(schema, RowPart { keys, rows, found: None }),
             Piece::Bags(pooling, part) => table.lookup_bag_part(schema, pooling, part),
         };
         (at, hits)

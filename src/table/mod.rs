@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod buffers;
 mod gather;
 mod load;
 mod lookup;

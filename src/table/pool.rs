@@ -3,18 +3,28 @@
 
 use std::sync::{Arc, PoisonError};
 
+use smallvec::SmallVec;
+
+use super::buffers::SHARDS_ON_STACK;
 use crate::context::lock;
 use crate::error::Result;
 use crate::sync::{Condvar, Mutex};
+
+/// Jobs of a batch, or what they gave: without a visit to the heap where there is about one a shard.
+pub(super) type Jobs<J> = SmallVec<[J; SHARDS_ON_STACK]>;
 
 /// Does all jobs, with the pool's help where there is one, and returns what they gave, in their order.
 ///
 /// The caller takes jobs too, one after the other as all do: a thread of the pool that wakes up late, or shares its core with
 /// others, does less of them and keeps nobody waiting for its share.
-pub(super) fn run_all<J: Send, R: Send>(pool: Option<&rayon::ThreadPool>, jobs: Vec<J>, work: impl Fn(J) -> R + Sync) -> Vec<R> {
+pub(super) fn run_all<J: Send, R: Send>(
+    pool: Option<&rayon::ThreadPool>,
+    jobs: Jobs<J>,
+    work: impl Fn(J) -> R + Sync,
+) -> Jobs<R> {
     let (Some(pool), true) = (pool, jobs.len() > 1) else { return jobs.into_iter().map(work).collect() };
     let helpers = (pool.current_num_threads() - 1).min(jobs.len() - 1);
-    let mut results: Vec<Option<R>> = Vec::new();
+    let mut results: Jobs<Option<R>> = SmallVec::new();
     results.resize_with(jobs.len(), || None);
     let left = Mutex::new(jobs.into_iter().zip(&mut results));
     let take_jobs = || {
@@ -36,11 +46,11 @@ pub(super) fn run_all<J: Send, R: Send>(pool: Option<&rayon::ThreadPool>, jobs: 
 /// it is once nothing else is left to begin.
 pub(super) fn run_free_first<J: Send, R: Send>(
     pool: Option<&rayon::ThreadPool>,
-    jobs: Vec<J>,
+    jobs: Jobs<J>,
     attempt: impl Fn(J, bool) -> Result<R, J> + Sync,
-) -> Vec<R> {
+) -> Jobs<R> {
     let helpers = pool.map_or(0, |pool| (pool.current_num_threads() - 1).min(jobs.len().saturating_sub(1)));
-    let mut results: Vec<Option<R>> = Vec::new();
+    let mut results: Jobs<Option<R>> = SmallVec::new();
     results.resize_with(jobs.len(), || None);
     let left = Mutex::new((jobs.into_iter().zip(&mut results), Vec::new()));
     let take_jobs = || {
@@ -149,7 +159,7 @@ mod tests {
                     lock(&order).push(job);
                     Ok(job * 3)
                 });
-                assert_eq!(done, (0..50).map(|job| job * 3).collect::<Vec<_>>(), "{threads} threads");
+                assert_eq!(done[..], (0..50).map(|job| job * 3).collect::<Vec<_>>()[..], "{threads} threads");
                 let order = lock(&order);
                 assert!(order.len() == 50 && (pool.is_some() || order[42..].iter().all(|job| job % 7 == 0)), "{order:?}");
             }
@@ -179,8 +189,8 @@ mod tests {
         for threads in [1, 2, 5] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             for jobs in [0usize, 1, 2, 3, 100] {
-                let done: Vec<usize> = run_all(Some(&pool), (0..jobs).collect(), |job| job * 3);
-                assert_eq!(done, (0..jobs).map(|job| job * 3).collect::<Vec<_>>(), "{threads} threads");
+                let done: Jobs<usize> = run_all(Some(&pool), (0..jobs).collect(), |job| job * 3);
+                assert_eq!(done[..], (0..jobs).map(|job| job * 3).collect::<Vec<_>>(), "{threads} threads");
             }
         }
     }

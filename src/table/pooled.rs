@@ -214,12 +214,12 @@ impl TableInner {
     pub(super) fn lookup_bag_part(&self, schema: &TableSchema, pooling: Pooling, part: BagPart<'_>) -> Result<usize> {
         let dim = schema.dim();
         let piece = (PIECE_LANES / dim).max(MIN_PIECE_KEYS).min(part.keys.len().max(1));
-        let (mut rows, mut found) = (vec![0.0; piece * dim], vec![false; piece]);
+        let mut rows = vec![0.0; piece * dim];
         part.out.fill(0.0);
         let mut hits = 0;
         for (keys, places) in part.keys.chunks(piece).zip(part.places.chunks(piece)) {
             let rows = &mut rows[..keys.len() * dim];
-            hits += self.lookup_part(schema, Part { keys, rows: &mut *rows, found: &mut found[..keys.len()] })?;
+            hits += self.lookup_part(schema, Part { keys, rows: &mut *rows, found: None })?;
             for (row, place) in rows.chunks_exact(dim).zip(places) {
                 let out = &mut part.out[(place - part.first) as usize * dim..][..dim];
                 match pooling {

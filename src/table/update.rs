@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::lookup::check_length;
-use super::pool::run_free_first;
+use super::pool::{Jobs, run_free_first};
 use super::{Table, TableInner, Update};
 use crate::context::{Context, lock, read, write};
 use crate::error::{Error, Result};
@@ -310,7 +310,7 @@ struct Work<'a> {
 }
 
 /// Runs `work` on each shard that has to do with the batch, on the pool when the batch is large.
-fn each_shard<R: Send>(parts: &mut [Part<'_>], work: impl Fn(Work<'_>, &mut Shard, &mut Plan) -> R + Sync) -> Vec<R> {
+fn each_shard<R: Send>(parts: &mut [Part<'_>], work: impl Fn(Work<'_>, &mut Shard, &mut Plan) -> R + Sync) -> Jobs<R> {
     let keys: usize = parts.iter().map(|part| part.given.keys.len()).sum();
     let pool = parts.first().and_then(|part| part.table.context.pool.as_ref()).filter(|_| keys >= MIN_KEYS_FOR_THREADS);
     let shards = parts.iter_mut().flat_map(|part| {
