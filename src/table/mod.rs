@@ -32,7 +32,7 @@ use crate::types::{Key, TableId, UnixSeconds, mix, unmix};
 
 /// Bytes of a slab's chunk: small tables in small budgets take small ones.
 const MIN_CHUNK_BYTES: usize = 64 << 10;
-const MAX_CHUNK_BYTES: usize = 32 << 20;
+const MAX_CHUNK_BYTES: usize = 8 << 20;
 /// A shard of a table that fills the budget has at least this many chunks, so little of the last one is idle.
 const CHUNKS_A_SHARD: usize = 16;
 

@@ -30,9 +30,9 @@ struct Limit {
 
 /// How rows are fetched ahead: by how many, and into the first cache or only the second, which can wait for more at a time.
 #[derive(Clone, Copy)]
-struct Ahead {
-    distance: usize,
-    first_cache: bool,
+pub(crate) struct Ahead {
+    pub(crate) distance: usize,
+    pub(crate) first_cache: bool,
 }
 
 /// The rows of one thread, and lines of zeros in place of an index where one is to be passed.
@@ -42,14 +42,14 @@ struct Region {
 }
 
 /// f32s in huge pages.
-struct Floats {
+pub(crate) struct Floats {
     map: MmapMut,
     skip: usize,
     len: usize,
 }
 
 impl Floats {
-    fn new(len: usize) -> Result<Floats, Failure> {
+    pub(crate) fn new(len: usize) -> Result<Floats, Failure> {
         let map = MmapMut::map_anon(len * 4 + HUGE_PAGE)?;
         let skip = map.as_ptr().align_offset(HUGE_PAGE);
         // Where huge pages are off the limit is what the machine can do without them.
@@ -57,11 +57,11 @@ impl Floats {
         Ok(Floats { map, skip, len })
     }
 
-    fn get(&self) -> &[f32] {
+    pub(crate) fn get(&self) -> &[f32] {
         bytemuck::cast_slice(&self.map[self.skip..self.skip + self.len * 4])
     }
 
-    fn get_mut(&mut self) -> &mut [f32] {
+    pub(crate) fn get_mut(&mut self) -> &mut [f32] {
         bytemuck::cast_slice_mut(&mut self.map[self.skip..self.skip + self.len * 4])
     }
 }
@@ -248,7 +248,7 @@ fn ahead(index: Option<&[f32]>, places: &[u32], at: usize, way: Ahead) -> Option
 }
 
 #[inline(always)]
-fn prefetch(values: &[f32], way: Ahead) {
+pub(crate) fn prefetch(values: &[f32], way: Ahead) {
     for line in values.chunks(LINE) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a prefetch never faults, whatever the address; SSE is part of x86-64.

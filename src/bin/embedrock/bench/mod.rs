@@ -5,7 +5,7 @@
 
 pub(crate) mod candidate;
 #[allow(unsafe_code, reason = "prefetches, and kernels for the processor at hand")]
-mod limit;
+pub(crate) mod limit;
 mod maps;
 mod measure;
 #[allow(unsafe_code, reason = "a system call")]
