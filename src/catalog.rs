@@ -9,8 +9,8 @@ use crate::context::{Context, lock, read, write};
 use crate::error::{Error, Result};
 use crate::log::{CommitRecord, Frame};
 use crate::schema::TableSchema;
-use crate::shard::IMAGE_HEADER_BYTES;
-use crate::sync::{Mutex, RwLock};
+use crate::serving::{Codecs, Layout, Serving};
+use crate::sync::RwLock;
 use crate::table::{Loader, TableInner};
 use crate::types::TableId;
 
@@ -19,8 +19,8 @@ pub(crate) struct Catalog {
     pub(crate) context: Arc<Context>,
     tables: RwLock<Tables>,
     shards: usize,
-    /// Of a catalog that serves, whose rows are embeddings alone: the lanes that rows have in the log.
-    logged_lanes: Option<Mutex<BTreeMap<TableId, usize>>>,
+    /// Of a catalog that serves, whose rows are embeddings alone.
+    serving: Option<Serving>,
 }
 
 #[derive(Default)]
@@ -31,18 +31,17 @@ struct Tables {
 
 impl Catalog {
     pub(crate) fn new(context: Arc<Context>, shards: usize) -> Catalog {
-        Catalog { context, tables: RwLock::default(), shards, logged_lanes: None }
+        Catalog { context, tables: RwLock::default(), shards, serving: None }
     }
 
     /// A catalog that keeps of all rows the embeddings alone.
-    pub(crate) fn for_serving(context: Arc<Context>, shards: usize) -> Catalog {
-        Catalog { logged_lanes: Some(Mutex::default()), ..Catalog::new(context, shards) }
+    pub(crate) fn for_serving(context: Arc<Context>, shards: usize, codecs: Codecs) -> Catalog {
+        Catalog { serving: Some(Serving::new(codecs)), ..Catalog::new(context, shards) }
     }
 
-    /// The lanes that a table's rows have in the log and in bases.
-    pub(crate) fn logged_lanes(&self, id: TableId, schema: &TableSchema) -> usize {
-        let known = self.logged_lanes.as_ref().and_then(|known| lock(known).get(&id).copied());
-        known.unwrap_or(schema.lanes())
+    /// How a table's rows are served, in a catalog that serves.
+    pub(crate) fn layout(&self, id: TableId) -> Option<Arc<Layout>> {
+        self.serving.as_ref().and_then(|serving| serving.get(id))
     }
 
     /// The tables in the order of their creation.
@@ -98,34 +97,23 @@ impl Catalog {
             }
             Frame::Settings { table, schema } => {
                 loader.finish()?;
-                let (table, schema) = (self.need(*table)?, TableSchema::decode(schema)?);
-                let schema = if self.logged_lanes.is_some() { schema.for_serving() } else { schema };
-                let known = table.schema();
-                if known.name() != schema.name() {
-                    return Err(LoadError::Invalid(format!("table '{}' becomes '{}'", known.name(), schema.name())));
-                }
-                known.check_same_identity(&schema).map_err(|error| error.to_string())?;
-                table.reserve_for(&schema)?;
-                table.set_schema(schema);
-                Ok(())
+                let table = self.need(*table)?;
+                self.load_settings(&table, TableSchema::decode(schema)?)
             }
             Frame::Rows { table, lanes, images } => {
-                let table = self.need(*table)?;
-                let schema = table.schema();
-                let expected = self.logged_lanes(table.id, &schema);
+                let (table, layout) = (self.need(*table)?, self.layout(*table));
+                let expected = layout.as_ref().map_or_else(|| table.schema().lanes(), |layout| layout.logged.lanes());
                 if *lanes as usize != expected {
                     return Err(LoadError::Invalid(format!("rows of {lanes} values in a table of {expected}")));
                 }
-                let (logged, kept) = (IMAGE_HEADER_BYTES + 4 * expected, IMAGE_HEADER_BYTES + schema.row_bytes());
-                if logged == kept {
-                    return Ok(loader.rows(&table, images.bytes())?);
-                }
-                let embeddings = images.bytes().chunks_exact(logged).flat_map(|image| &image[..kept]).copied();
-                Ok(loader.rows(&table, &embeddings.collect::<Vec<u8>>())?)
+                let Some(layout) = layout else { return Ok(loader.rows(&table, images.bytes())?) };
+                let mut served = Vec::new();
+                images.iter().for_each(|(key, time, lanes)| layout.push((key, time), lanes, &mut served));
+                Ok(loader.rows(&table, &served)?)
             }
             Frame::Quantized { table, lanes, dim, codec, images } => {
-                let table = self.need(*table)?;
-                let schema = table.schema();
+                let (table, layout) = (self.need(*table)?, self.layout(*table));
+                let schema = layout.as_ref().map_or_else(|| (*table.schema()).clone(), |layout| layout.logged.clone());
                 if (*lanes as usize, *dim as usize) != schema.unpacked_shape() {
                     return Err(LoadError::Invalid(format!("rows of {lanes} values in a table of {}", schema.lanes())));
                 }
@@ -134,6 +122,10 @@ impl Catalog {
                     let (encoded, state) = bytes.split_at(codec.encoded_bytes(schema.dim()).min(bytes.len()));
                     if !codec.decode(encoded, &mut embedding) {
                         return Err(LoadError::Invalid(format!("key {key} has another length than its encoding")));
+                    }
+                    if let Some(layout) = &layout {
+                        layout.push_values((key, time), &embedding, &mut rows);
+                        continue;
                     }
                     rows.extend_from_slice(&key.to_le_bytes());
                     rows.extend_from_slice(&time.to_le_bytes());
@@ -144,7 +136,7 @@ impl Catalog {
                 Ok(loader.rows(&table, &rows)?)
             }
             Frame::Removed { table, keys } => Ok(loader.removed(&self.need(*table)?, keys.iter())?),
-            Frame::Counts { .. } | Frame::Filter { .. } if self.logged_lanes.is_some() => Ok(()),
+            Frame::Counts { .. } | Frame::Filter { .. } if self.serving.is_some() => Ok(()),
             Frame::Counts { table, counts } => Ok(loader.counts(&self.need(*table)?, counts.iter())?),
             Frame::Filter { table, images } => match self.need(*table)?.filter().load(images) {
                 true => Ok(()),
@@ -163,8 +155,8 @@ impl Catalog {
         };
         let schema = TableSchema::decode(schema)?;
         if let Some(table) = known.by_id.get(&id) {
-            let created = if self.logged_lanes.is_some() { schema.for_serving() } else { schema };
-            table.schema().check_same_identity(&created).map_err(|error| error.to_string())?;
+            let known = self.layout(id).map_or_else(|| (*table.schema()).clone(), |layout| layout.logged.clone());
+            known.check_same_identity(&schema).map_err(|error| error.to_string())?;
             return Ok(true);
         }
         let is_held = known.by_id.values().any(|table| table.id > id && table.schema().name() == schema.name());
@@ -176,6 +168,27 @@ impl Catalog {
         Ok(is_held)
     }
 
+    fn load_settings(&self, table: &TableInner, schema: TableSchema) -> Result<(), LoadError> {
+        let layout = self.layout(table.id);
+        let known = layout.map_or_else(|| (*table.schema()).clone(), |layout| layout.logged.clone());
+        if known.name() != schema.name() {
+            return Err(LoadError::Invalid(format!("table '{}' becomes '{}'", known.name(), schema.name())));
+        }
+        known.check_same_identity(&schema).map_err(|error| error.to_string())?;
+        let schema = match &self.serving {
+            None => schema,
+            Some(serving) => {
+                let layout = serving.layout(schema);
+                let served = layout.served.clone();
+                serving.insert(table.id, layout);
+                served
+            }
+        };
+        table.reserve_for(&schema)?;
+        table.set_schema(schema);
+        Ok(())
+    }
+
     fn need(&self, id: TableId) -> Result<Arc<TableInner>, LoadError> {
         self.get(id).ok_or_else(|| LoadError::Invalid(format!("a frame names table {}, which was not created", id.0)))
     }
@@ -183,16 +196,19 @@ impl Catalog {
     fn load_table(&self, loader: &mut Loader, id: TableId, schema: &[u8]) -> Result<(), LoadError> {
         loader.finish()?;
         let mut schema = TableSchema::decode(schema)?;
-        if let Some(logged) = &self.logged_lanes {
+        let layout = self.serving.as_ref().map(|serving| serving.layout(schema.clone()));
+        if let Some(layout) = &layout {
             // What a base says first of all was loaded before its cold rows.
-            if self.get(id).is_some_and(|known| *known.schema() == schema.for_serving()) {
+            if self.get(id).is_some_and(|known| *known.schema() == layout.served) {
                 return Ok(());
             }
-            lock(logged).insert(id, schema.lanes());
-            schema = schema.for_serving();
+            schema = layout.served.clone();
         }
         if self.get(id).is_some() || self.find(schema.name()).is_some() {
             return Err(LoadError::Invalid(format!("table '{}' is created twice", schema.name())));
+        }
+        if let (Some(serving), Some(layout)) = (&self.serving, layout) {
+            serving.insert(id, layout);
         }
         let table = TableInner::new(id, schema, Arc::clone(&self.context), self.shards)?;
         if self.context.cold.disk_bytes() > 0 || self.context.cold.tables().contains(&id) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::fs::{Fs, RealFs};
+use crate::serving::Codecs;
 use crate::slab::Backing;
 use crate::types::At;
 
@@ -105,6 +106,7 @@ pub struct StoreOptions {
     pub(crate) retention: Retention,
     pub(crate) checkpoint_ratio: Option<f64>,
     pub(crate) slabs: Backing,
+    pub(crate) codecs: Codecs,
     pub(crate) fs: Arc<dyn Fs>,
     /// The cold tier's in-memory twin instead of RocksDB.
     pub(crate) twin: bool,
@@ -128,6 +130,7 @@ impl Default for StoreOptions {
             retention: Retention::default(),
             checkpoint_ratio: None,
             slabs: Backing::Anonymous,
+            codecs: Codecs::default(),
             fs: Arc::new(RealFs),
             twin: !cfg!(feature = "rocksdb"),
         }
@@ -248,6 +251,13 @@ impl StoreOptions {
     #[must_use]
     pub fn file_slabs(mut self, dir: impl Into<PathBuf>) -> Self {
         self.slabs = Backing::File(dir.into());
+        self
+    }
+
+    /// In how many bytes a [`Replica`](crate::Replica) keeps embeddings. Nothing to a store. Default: as the store does.
+    #[must_use]
+    pub fn codecs(mut self, codecs: Codecs) -> Self {
+        self.codecs = codecs;
         self
     }
 

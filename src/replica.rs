@@ -2,13 +2,17 @@
 //!
 //! A replica reads the store's files and writes nothing there. It begins with the newest base that serves, loads of its rows the
 //! embeddings alone, and replays the deltas up to the one that DURABLE names; each [`Replica::catch_up`] replays those that came
-//! since, every one as a whole between two lookups. Where its own commit is no longer in that history (the trainer went back, or
-//! retention removed what it would have read) it begins anew.
+//! since, every one as a whole between two lookups, reading the log from its own commit on. Where that is no longer in the history that
+//! leads to the newest one (the trainer went back, or retention removed what it would have read) it begins anew.
 #![forbid(unsafe_code)]
+
+mod feed;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
+
+use feed::Feed;
 
 use crate::catalog::Catalog;
 use crate::context::{lock, read, write};
@@ -16,10 +20,14 @@ use crate::error::{Error, Result};
 use crate::fs::{LockGuard, Scratch, names};
 use crate::log::Mark;
 use crate::options::StoreOptions;
-use crate::recovery::{Into, Site, check_options, rebuild, replay_one};
+use crate::recovery::{Into, Place, Placed, Site, Survey, ahead, check_options, rebuild, replay_one};
+#[cfg(feature = "remote")]
+use crate::remote::Remote;
 use crate::schema::TableSchema;
+use crate::serving::Layout;
 use crate::sync::{Mutex, RwLock};
-use crate::table::Table;
+use crate::shard::IMAGE_HEADER_BYTES;
+use crate::table::{Table, TableInner, check_length};
 use crate::types::{At, CommitHash, CommitId, Key};
 use crate::view::View;
 
@@ -42,7 +50,7 @@ use crate::view::View;
 /// # Ok::<(), embedrock::Error>(())
 /// ```
 pub struct Replica {
-    store: PathBuf,
+    feed: Feed,
     dir: PathBuf,
     options: StoreOptions,
     /// Lookups share it; one commit at a time is applied under it.
@@ -58,6 +66,10 @@ pub struct Replica {
 struct Served {
     catalog: Catalog,
     at: (CommitId, CommitHash),
+    /// Where that commit lies, if it is in the log.
+    place: Option<Place>,
+    /// Whether frames of the next delta may stand in it.
+    has_early: bool,
     /// Why it is not whole: a commit failed half way.
     torn: Option<String>,
 }
@@ -70,6 +82,8 @@ pub struct CatchUp {
     pub at: CommitId,
     /// Commits applied.
     pub commits: u64,
+    /// Bytes read of the log, and of a base where it began anew; of copies elsewhere, bytes fetched.
+    pub bytes: u64,
     /// Why the replica began anew from a base, if it did.
     pub restarted: Option<String>,
 }
@@ -87,7 +101,7 @@ pub struct Lag {
 
 impl Replica {
     /// Serves the store in `store`, from its last durable commit on. `dir` is made if it is not there; it holds what does not fit the
-    /// memory budget, and belongs to one replica at a time. Of `options` the budget, shards, threads, slabs and hot rows count.
+    /// memory budget, and belongs to one replica at a time. Of `options` the budget, shards, threads, slabs, hot rows and codecs count.
     ///
     /// Cost: reads the newest base and the whole log, and writes all rows.
     ///
@@ -95,27 +109,30 @@ impl Replica {
     /// No store, a damaged one, or one of a newer format; a directory that another replica has, or that is a store; a budget that is
     /// too small.
     pub fn open(store: impl AsRef<Path>, dir: impl AsRef<Path>, options: StoreOptions) -> Result<Replica> {
-        let (store, dir) = (store.as_ref(), dir.as_ref());
-        check_options(&options)?;
-        let fs = &options.fs;
-        if fs.exists(&names::identity(dir))? {
-            let what = format!("{} is a store; a replica needs a directory of its own", dir.display());
-            return Err(Error::InvalidOption { option: "replica", what });
-        }
-        for dir in [dir, &spill(dir)] {
-            if !fs.exists(dir)? {
-                fs.create_dir(dir)?;
-            }
-        }
-        let guard = fs.lock(&names::lock(dir))?;
-        // What a replica that was killed left.
-        for entry in fs.list(&spill(dir))? {
-            fs.remove_dir_all(&spill(dir).join(&entry.name))?;
-        }
+        let dir = dir.as_ref();
+        let guard = prepare(dir, &options)?;
+        Replica::start(Feed::of_store(store.as_ref()), dir, options, guard)
+    }
+
+    /// As [`Replica::open`], from the copies that [`Store::upload`](crate::Store::upload) sends to a place that this machine reaches. They
+    /// are fetched into `dir` too, which so needs room for one of them; of the next one only chunks that are not there. Quantised copies
+    /// hold no log: each is begun anew.
+    ///
+    /// # Errors
+    /// As [`Replica::open`]; as [`Remote::restore`] for copies that are not there, not whole, or of several stores.
+    #[cfg(feature = "remote")]
+    pub fn open_copies(remote: Remote, dir: impl AsRef<Path>, options: StoreOptions) -> Result<Replica> {
+        let dir = dir.as_ref();
+        let guard = prepare(dir, &options)?;
+        Replica::start(Feed::of_copies(remote, dir.join("feed")), dir, options, guard)
+    }
+
+    fn start(feed: Feed, dir: &Path, options: StoreOptions, guard: Box<dyn LockGuard>) -> Result<Replica> {
         let level = Instant::now();
-        let served = begin(store, dir, &options)?;
+        feed.fetch()?;
+        let (served, _) = begin(feed.store(), dir, &options)?;
         Ok(Replica {
-            store: store.to_path_buf(),
+            feed,
             dir: dir.to_path_buf(),
             options,
             served: RwLock::new(served),
@@ -127,7 +144,7 @@ impl Replica {
 
     /// Applies what became durable since. Lookups go on meanwhile, and wait for no more than one commit's rows.
     ///
-    /// Cost: reads the log from the oldest base on, and writes the rows of the new commits. Beginning anew costs what [`Replica::open`]
+    /// Cost: reads the log from its own commit on, and writes the rows of the new commits. Beginning anew costs what [`Replica::open`]
     /// does, and takes the budget a second time until it is done.
     ///
     /// # Errors
@@ -136,57 +153,88 @@ impl Replica {
     pub fn catch_up(&self) -> Result<CatchUp> {
         let _only = lock(&self.following);
         let began = Instant::now();
-        let fs = &*self.options.fs;
-        let view = View::new(fs, &self.store, At::Latest)?;
-        let (at, torn) = {
-            let served = read(&self.served);
-            (served.at, served.torn.clone())
+        let fetched = self.feed.fetch()?;
+        let torn = read(&self.served).torn.clone();
+        let followed = match torn {
+            Some(why) => Err(format!("a commit failed half way: {why}")),
+            None => self.follow()?,
         };
+        let report = match followed {
+            Ok((commits, bytes)) => CatchUp { at: self.at(), commits, bytes, restarted: None },
+            Err(why) => {
+                let (served, bytes) = begin(self.feed.store(), &self.dir, &self.options)?;
+                let at = served.at.0;
+                // The old rows go after the lock does.
+                let old = std::mem::replace(&mut *write(&self.served), served);
+                drop(old);
+                CatchUp { at, commits: 0, bytes, restarted: Some(why) }
+            }
+        };
+        *lock(&self.level) = began;
+        Ok(CatchUp { bytes: fetched.unwrap_or(report.bytes), ..report })
+    }
+
+    /// Applies the commits after its own and returns how many there were and their bytes; or says why it cannot.
+    fn follow(&self) -> Result<Result<(u64, u64), String>> {
+        let (fs, store) = (&*self.options.fs, self.feed.store());
+        let (at, place) = {
+            let served = read(&self.served);
+            (served.at, served.place.clone())
+        };
+        if let Some(mark) = Mark::read(fs, &names::durable(store))? {
+            if (mark.id, mark.hash) == at {
+                return Ok(Ok((0, 0)));
+            }
+            if let Some(place) = place
+                && let Some(ahead) = ahead(fs, store, &place, &mark)?
+            {
+                return self.apply(&ahead.survey, &ahead.commits, 1).map(Ok);
+            }
+        }
+        let view = View::new(fs, store, At::Latest)?;
         let commits = &view.chain.commits;
         let own = commits.iter().position(|(_, placed)| (placed.record.id, placed.record.hash) == at);
         let first = own.map(|own| own + 1).or((view.chain.root == at).then_some(0));
-        let why = match (torn, first) {
-            (Some(why), _) => format!("a commit failed half way: {why}"),
-            (None, None) => format!("commit {} is not in the store's history any more", at.0),
-            (None, Some(first)) => {
-                let mut open = None;
-                for place in first..commits.len() {
-                    let mut served = write(&self.served);
-                    let mut into = Into::delta(&served.catalog);
-                    let early = place.checked_sub(1).and_then(|before| commits.get(before)).map(|(at, placed)| (*at, placed));
-                    let (segment, placed) = &commits[place];
-                    let replayed = replay_one(fs, &view.survey, (*segment, placed), (&mut open, early), &mut into);
-                    let replayed = replayed.and_then(|(rebuilt, _)| into.loader.finish().map(|()| rebuilt));
-                    drop(into);
-                    match replayed {
-                        Ok(rebuilt) => served.at = (rebuilt.record.id, rebuilt.record.hash),
-                        Err(error) => {
-                            served.torn = Some(error.to_string());
-                            return Err(error);
-                        }
-                    }
-                }
-                *lock(&self.level) = began;
-                let at = read(&self.served).at.0;
-                return Ok(CatchUp { at, commits: (commits.len() - first) as u64, restarted: None });
-            }
-        };
-        drop(view);
-        let served = begin(&self.store, &self.dir, &self.options)?;
-        let at = served.at.0;
-        // The old rows go after the lock does.
-        let old = std::mem::replace(&mut *write(&self.served), served);
-        drop(old);
-        *lock(&self.level) = began;
-        Ok(CatchUp { at, commits: 0, restarted: Some(why) })
+        match first {
+            Some(first) => self.apply(&view.survey, commits, first).map(Ok),
+            None => Ok(Err(format!("commit {} is not in the store's history any more", at.0))),
+        }
     }
 
-    /// Copies embeddings as [`Table::lookup`] does, at the commit that is served.
+    /// Applies commits from `first` on, each under the lock that lookups share.
+    fn apply(&self, survey: &Survey, commits: &[(usize, Placed)], first: usize) -> Result<(u64, u64)> {
+        let (mut open, mut bytes) = (None, 0);
+        for place in first..commits.len() {
+            let (at, placed) = &commits[place];
+            let mut served = write(&self.served);
+            let before = place.checked_sub(1).and_then(|before| commits.get(before)).filter(|_| served.has_early);
+            let early = before.map(|(at, placed)| (*at, placed));
+            let mut into = Into::delta(&served.catalog);
+            let replayed = replay_one(&*self.options.fs, survey, (*at, placed), (&mut open, early), &mut into);
+            let replayed = replayed.and_then(|replayed| into.loader.finish().map(|()| replayed));
+            drop(into);
+            match replayed {
+                Ok((rebuilt, has_early)) => {
+                    served.at = (rebuilt.record.id, rebuilt.record.hash);
+                    served.place = Some(Place { segment: survey.segments[*at].number, placed: placed.clone() });
+                    served.has_early = has_early;
+                }
+                Err(error) => {
+                    served.torn = Some(error.to_string());
+                    return Err(error);
+                }
+            }
+            bytes += placed.end - placed.start;
+        }
+        Ok(((commits.len() - first) as u64, bytes))
+    }
+
+    /// Copies embeddings as [`Table::lookup`] does, at the commit that is served, as the replica's [`Codecs`](crate::Codecs) keep them.
     ///
     /// # Errors
     /// As [`Table::lookup`]; an unknown table; [`Error::Poisoned`] after a commit that failed half way.
     pub fn lookup(&self, table: &str, keys: &[Key], rows: &mut [f32]) -> Result<usize> {
-        self.with(table, |table| table.lookup(keys, rows))
+        self.lookup_found(table, keys, rows, &mut vec![false; keys.len()])
     }
 
     /// As [`Replica::lookup`], and sets `found[i]` to whether `keys[i]` has a row.
@@ -194,21 +242,43 @@ impl Replica {
     /// # Errors
     /// As [`Replica::lookup`].
     pub fn lookup_found(&self, table: &str, keys: &[Key], rows: &mut [f32], found: &mut [bool]) -> Result<usize> {
-        self.with(table, |table| table.lookup_found(keys, rows, found))
-    }
-
-    fn with<R>(&self, table: &str, run: impl FnOnce(&Table) -> Result<R>) -> Result<R> {
         let served = read(&self.served);
         if let Some(reason) = &served.torn {
             return Err(Error::Poisoned { reason: reason.clone() });
         }
         let inner = served.catalog.find(table).ok_or_else(|| Error::UnknownTable { table: table.to_owned() })?;
-        run(&Table { inner })
+        match served.catalog.layout(inner.id).filter(|layout| layout.is_encoded()) {
+            None => Table { inner }.lookup_found(keys, rows, found),
+            Some(layout) => lookup_encoded(inner, &layout, (keys, rows, found)),
+        }
     }
 
     /// The tables that are served, without what only training needs.
     pub fn tables(&self) -> Vec<TableSchema> {
-        read(&self.served).catalog.tables().iter().map(|table| (*table.schema()).clone()).collect()
+        let served = read(&self.served);
+        let layouts = served.catalog.tables().into_iter().filter_map(|table| served.catalog.layout(table.id));
+        layouts.map(|layout| layout.logged.for_serving()).collect()
+    }
+
+    /// Rows of each table.
+    pub fn rows(&self) -> Vec<(String, u64)> {
+        let tables = read(&self.served).catalog.tables().into_iter().map(|inner| Table { inner });
+        tables.map(|table| (table.name(), table.len())).collect()
+    }
+
+    /// Bytes of a copy of all rows as the store has them: what beginning anew reads, about.
+    pub fn full_bytes(&self) -> u64 {
+        let served = read(&self.served);
+        let bytes = |inner: Arc<TableInner>| {
+            let layout = served.catalog.layout(inner.id)?;
+            Some(Table { inner }.len() * (IMAGE_HEADER_BYTES + layout.logged.row_bytes()) as u64)
+        };
+        served.catalog.tables().into_iter().filter_map(bytes).sum()
+    }
+
+    /// Bytes that slabs, indexes and caches take of the memory budget.
+    pub fn memory_bytes(&self) -> u64 {
+        read(&self.served).catalog.context.budget.used() as u64
     }
 
     /// The commit that is served.
@@ -216,18 +286,18 @@ impl Replica {
         read(&self.served).at.0
     }
 
-    /// How far it is behind what the store published as durable. Reads 128 bytes.
+    /// How far it is behind what the store published as durable, or what was copied elsewhere. Reads 128 bytes, or a copy's manifest.
     ///
     /// # Errors
     /// The store cannot be read.
     pub fn lag(&self) -> Result<Lag> {
         let at = self.at();
-        let mark = Mark::read(&*self.options.fs, &names::durable(&self.store))?;
+        let newest = self.feed.newest(&*self.options.fs)?;
         let ahead = |id: CommitId| match at.sequence == 0 || id.sequence == 0 || id.timeline == at.timeline {
             true => id.sequence.checked_sub(at.sequence),
             false => None,
         };
-        let commits = mark.map_or(Some(0), |mark| ahead(mark.id));
+        let commits = newest.map_or(Some(0), ahead);
         let seconds = if commits == Some(0) { 0.0 } else { lock(&self.level).elapsed().as_secs_f64() };
         Ok(Lag { commits, seconds })
     }
@@ -235,7 +305,7 @@ impl Replica {
 
 impl std::fmt::Debug for Replica {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Replica").field("store", &self.store).field("at", &self.at()).finish_non_exhaustive()
+        f.debug_struct("Replica").field("store", &self.feed.store()).field("at", &self.at()).finish_non_exhaustive()
     }
 }
 
@@ -244,8 +314,28 @@ fn spill(dir: &Path) -> PathBuf {
     dir.join("spill")
 }
 
-/// The store as it is now, rebuilt from its files.
-fn begin(store: &Path, dir: &Path, options: &StoreOptions) -> Result<Served> {
+/// Makes a replica's directory and takes it; what a replica that was killed left there goes.
+fn prepare(dir: &Path, options: &StoreOptions) -> Result<Box<dyn LockGuard>> {
+    check_options(options)?;
+    let fs = &options.fs;
+    if fs.exists(&names::identity(dir))? {
+        let what = format!("{} is a store; a replica needs a directory of its own", dir.display());
+        return Err(Error::InvalidOption { option: "replica", what });
+    }
+    for dir in [dir, &spill(dir)] {
+        if !fs.exists(dir)? {
+            fs.create_dir(dir)?;
+        }
+    }
+    let guard = fs.lock(&names::lock(dir))?;
+    for entry in fs.list(&spill(dir))? {
+        fs.remove_dir_all(&spill(dir).join(&entry.name))?;
+    }
+    Ok(guard)
+}
+
+/// The store as it is now, rebuilt from its files, and how many bytes these have.
+fn begin(store: &Path, dir: &Path, options: &StoreOptions) -> Result<(Served, u64)> {
     let View { identity, survey, chain, pins } = View::new(&*options.fs, store, At::Latest)?;
     let scratch = Arc::new(Scratch::new(&options.fs, Some(&spill(dir)))?);
     let site = Site {
@@ -259,5 +349,31 @@ fn begin(store: &Path, dir: &Path, options: &StoreOptions) -> Result<Served> {
     };
     let rebuilt = rebuild(&site, options, &survey, &chain)?;
     drop(pins);
-    Ok(Served { catalog: rebuilt.catalog, at: chain.target(), torn: None })
+    let base = survey.bases.iter().find(|base| Some(base.number) == rebuilt.base);
+    let of_base: u64 = base.map_or(0, |base| base.files.iter().map(|file| file.bytes).sum());
+    let of_log: u64 = chain.after(base).iter().map(|(_, placed)| placed.end - placed.start).sum();
+    let last = chain.commits.last();
+    let place = last.map(|(at, placed)| Place { segment: survey.segments[*at].number, placed: placed.clone() });
+    let served = Served { catalog: rebuilt.catalog, at: chain.target(), place, has_early: true, torn: None };
+    Ok((served, of_base + of_log))
+}
+
+/// As [`Table::lookup_found`], of rows whose lanes mean nothing to the table.
+fn lookup_encoded(
+    inner: Arc<TableInner>,
+    layout: &Layout,
+    (keys, rows, found): (&[Key], &mut [f32], &mut [bool]),
+) -> Result<usize> {
+    let (dim, lanes, store) = (layout.logged.dim(), layout.served.dim(), (inner.context.seed, inner.id));
+    check_length("rows", keys.len() * dim, rows.len(), keys.len())?;
+    let mut encoded = vec![0.0; keys.len() * lanes];
+    let hits = Table { inner }.lookup_found(keys, &mut encoded, found)?;
+    let mut bytes = Vec::new();
+    for (((key, row), lanes), found) in keys.iter().zip(rows.chunks_exact_mut(dim)).zip(encoded.chunks_exact(lanes)).zip(found) {
+        match found {
+            true => layout.decode(lanes, &mut bytes, row),
+            false => layout.fill_missing(store, *key, row),
+        }
+    }
+    Ok(hits)
 }

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 
 mod rules;
+mod serving;
 
 use rules::Rules;
 
@@ -250,14 +251,6 @@ impl TableSchema {
     /// Where a segment lies in the embedding; empty, at its end, for one that is not there.
     pub fn segment_range(&self, segment: usize) -> std::ops::Range<usize> {
         segments::ranges(&self.segments).nth(segment).unwrap_or(self.dim..self.dim)
-    }
-
-    /// The same table without what only training needs: no optimizer state, every key admitted.
-    pub(crate) fn for_serving(&self) -> TableSchema {
-        let mut serving = self.clone();
-        serving.segments.iter_mut().for_each(|segment| segment.optimizer = Segment::new(1).optimizer);
-        serving.admission = Admission::always();
-        serving
     }
 
     pub(crate) fn segments_ref(&self) -> &[Segment] {

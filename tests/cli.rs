@@ -62,6 +62,8 @@ fn a_senseless_command_line_is_exit_code_2_and_changes_nothing() {
         ("restore x --to y --at 7", "write TIMELINE.SEQUENCE"),
         ("plan --rows 1 --dim 0", "1..=65536"),
         ("follow x --replica y --interval 10", "'10' is no time: write e.g. 10s"),
+        ("follow --replica y", "<STORE>"),
+        ("follow x --replica y --codec t/1=int4", "'int4' is no quantisation"),
         ("follow x --replica y --interval 0s", "'0s' is out of range"),
         ("plan --rows 1 --dim 8 --optimizer x", "is no optimizer: choose sgd"),
         ("train deepfm --store s --data x --samples nine", "invalid digit"),
@@ -378,5 +380,14 @@ fn a_serving_copy_follows_a_store_that_is_trained_meanwhile() {
     place.fails("follow s --replica r --once", 1, &["r is in use by process"]);
     drop(follower);
     assert!(place.ok("follow s --replica r --once").contains(&format!("commit {last}: was 0 commits")));
+    place.ok("checkpoint s --to copies");
+    let coded = "follow --from copies --replica r --interval 10ms --codec int8 --codec feature=f32 --codec feature/0=bf16";
+    let mut follower = Background(place.command(&format!("{coded} --syncs 1")).stdout(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(follower.0.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains(&format!("commit {last}: was 0 commits")));
+    train(6000);
+    place.ok("checkpoint s --to copies");
+    let sum = lines.map(|line| line.unwrap()).find(|line| line.starts_with("1 syncs of")).unwrap();
+    assert!(sum.contains("of a full copy (") && follower.0.wait().unwrap().success(), "{sum}");
     place.fails("follow none --replica r --once", 1, &["none"]);
 }

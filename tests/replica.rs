@@ -9,7 +9,10 @@ use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use embedrock::{Admission, At, Initializer, Optimizer, Precision, Replica, Store, StoreOptions, Table, TableSchema, Update};
+use embedrock::{
+    Admission, At, Codecs, Initializer, Missing, Optimizer, Precision, Quantization, Replica, Segment, Store, StoreOptions, Table, TableSchema,
+    Update,
+};
 
 const T: u64 = 1_700_000_000;
 
@@ -95,16 +98,23 @@ fn it_is_a_map_at_every_commit_also_after_the_trainer_went_back() {
 /// All rows of a batch have one value: readers beside the follower see one commit each.
 #[test]
 fn no_reader_sees_half_a_batch() {
+    // A row of one value comes back from eight bits as it is.
+    for codecs in [Codecs::default(), Codecs::all(Quantization::Int8)] {
+        read_beside_the_follower(options().codecs(codecs));
+    }
+}
+
+fn read_beside_the_follower(serving: StoreOptions) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path().join("store"), options()).unwrap();
     let table = store.create_table(schema()).unwrap();
     let keys: Vec<u64> = (0..60).collect();
     table.assign(&keys, &[0.0; 120], &Update::at(T)).unwrap();
     store.commit(b"").unwrap();
-    let replica = Replica::open(dir.path().join("store"), dir.path().join("replica"), options()).unwrap();
+    let replica = Replica::open(dir.path().join("store"), dir.path().join("replica"), serving).unwrap();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        for _ in 0..2 {
+        for _ in 0..4 {
             scope.spawn(|| {
                 let mut last = 0.0;
                 while !done.load(Ordering::Relaxed) {
@@ -208,6 +218,165 @@ fn tables_that_come_and_go_with_filters_counts_and_16_bits_are_served_as_the_sto
             }
         }
     }
+}
+
+/// What the store's row looks like after each segment's codec.
+fn through(codecs: [Option<Quantization>; 3], row: &[f32]) -> Vec<f32> {
+    let mut back = row.to_vec();
+    for (codec, range) in codecs.into_iter().zip([0..3, 3..4, 4..13]) {
+        let Some(codec) = codec else { continue };
+        let mut bytes = Vec::new();
+        codec.encode(&row[range.clone()], &mut bytes);
+        assert!(codec.decode(&bytes, &mut back[range]));
+    }
+    back
+}
+
+#[test]
+fn each_segment_is_served_by_its_codec_hot_cold_and_missing() {
+    for (precision, missing) in [(Precision::F32, Missing::Initial), (Precision::Bf16, Missing::Zeros)] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let codecs = [Some(Quantization::OneBit), None, Some(Quantization::Int8)];
+        let asked = Codecs::all(Quantization::Int8).table("t", Quantization::OneBit).segment("t", 1, None);
+        let asked = asked.segment("t", 2, Quantization::Int8);
+        let part = |dim: usize, rate: f32| Segment::new(dim).optimizer(Optimizer::adagrad(rate)).initializer(Initializer::normal(0.1));
+        let schema = TableSchema::new("t", 13).segments([part(3, 0.1), part(1, 0.2), part(9, 0.3)]);
+        let store = Store::open(path("store"), options()).unwrap();
+        let table = store.create_table(schema.precision(precision).missing(missing)).unwrap();
+        let serving = options().codecs(asked);
+        let replica = Replica::open(path("store"), path("replica"), serving.clone()).unwrap();
+        for round in 0..8_u64 {
+            let keys: Vec<u64> = (0..30).map(|i| (i * 3 + round * 7) % 80).collect();
+            let grads: Vec<f32> = (0..390).map(|i| ((i * 37 + round * 11) % 17) as f32 * 0.1 - 0.8).collect();
+            table.apply_gradients(&keys, &grads, &Update::at(T + round)).unwrap();
+            table.remove(&keys[..3]).unwrap();
+            store.commit(b"").unwrap();
+            if round == 4 {
+                store.checkpoint().unwrap();
+                store.commit(b"").unwrap();
+            }
+            assert_eq!(replica.catch_up().unwrap().restarted, None);
+            let anew = Replica::open(path("store"), path(&format!("anew-{round}")), serving.clone()).unwrap();
+            let all: Vec<u64> = (0..80).collect();
+            let (mut rows, mut served) = (vec![0.0; 80 * 13], vec![0.0; 80 * 13]);
+            let (mut found, mut known) = (vec![false; 80], vec![false; 80]);
+            let hits = table.lookup_found(&all, &mut rows, &mut known).unwrap();
+            for replica in [&replica, &anew] {
+                assert_eq!(replica.lookup_found("t", &all, &mut served, &mut found).unwrap(), hits);
+                assert_eq!(found, known);
+                for ((row, served), known) in rows.chunks(13).zip(served.chunks(13)).zip(&known) {
+                    let expected = if *known { through(codecs, row) } else { row.to_vec() };
+                    assert_eq!(served, expected, "in round {round}");
+                }
+            }
+        }
+        // A replica keeps 4 + 1, 4 and 9 + 8 bytes a row, the store 52 or 28 and its accumulators.
+        assert!(replica.lookup("t", &[1], &mut [0.0; 12]).is_err(), "rows of another length");
+        assert_eq!(replica.tables()[0].dim(), 13);
+    }
+}
+
+/// Damage in what it has read long ago would be seen by whoever reads the log from its beginning.
+#[test]
+fn it_reads_from_its_own_commit_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let store = Store::open(path("store"), options()).unwrap();
+    let table = store.create_table(schema()).unwrap();
+    let mut map = BTreeMap::new();
+    for number in 0..10 {
+        change(&table, &mut map, number);
+        store.commit(b"").unwrap();
+    }
+    let replica = Replica::open(path("store"), path("replica"), options()).unwrap();
+    change(&table, &mut map, 10);
+    store.commit(b"").unwrap();
+    let report = replica.catch_up().unwrap();
+    assert_eq!(report.commits, 1);
+    let log = path("store").join("log").join(first_segment(&path("store")));
+    let whole = std::fs::read(&log).unwrap();
+    assert!(report.bytes > 0 && report.bytes * 5 < whole.len() as u64, "{report:?} of {}", whole.len());
+    let damage = |at: usize| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        std::os::unix::fs::FileExt::write_all_at(&std::fs::File::options().write(true).open(&log).unwrap(), &bytes, 0).unwrap();
+    };
+    damage(200);
+    assert!(Replica::open(path("store"), path("other"), options()).is_err());
+    change(&table, &mut map, 11);
+    store.commit(b"").unwrap();
+    let report = replica.catch_up().unwrap();
+    assert_eq!((report.commits, report.restarted), (1, None));
+    check(&replica, &map);
+}
+
+#[cfg(feature = "remote")]
+#[test]
+fn copies_elsewhere_feed_it_chunk_by_chunk() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let mut store = Store::open(path("store"), options()).unwrap();
+    let mut table = store.create_table(schema()).unwrap();
+    let remote = || embedrock::Remote::open(path("copies").to_str().unwrap()).unwrap();
+    assert!(Replica::open_copies(remote(), path("replica"), options()).is_err(), "no copy yet");
+    let mut map = BTreeMap::new();
+    let step = |store: &Store, table: &Table, map: &mut BTreeMap<u64, f32>, number: u64| {
+        change(table, map, number);
+        store.commit(b"").unwrap();
+        store.upload(&remote(), &mut |_| ()).unwrap();
+    };
+    step(&store, &table, &mut map, 0);
+    let mut replica = Replica::open_copies(remote(), path("replica"), options()).unwrap();
+    check(&replica, &map);
+    for number in 1..20 {
+        if number == 12 {
+            let (back, then) = (store.last_commit().unwrap().id, map.clone());
+            change(&table, &mut map, 77);
+            store.commit(b"").unwrap();
+            // Only what goes back behind a copy is noticed by who follows copies.
+            store.upload(&remote(), &mut |_| ()).unwrap();
+            assert_eq!(replica.catch_up().unwrap().commits, 1);
+            check(&replica, &map);
+            drop((table, store));
+            store = Store::open(path("store"), options().open_at(At::Commit(back))).unwrap();
+            (table, map) = (store.table("t").unwrap(), then);
+        }
+        step(&store, &table, &mut map, number);
+        assert_eq!(replica.lag().unwrap().commits, if number == 12 { None } else { Some(1) });
+        let report = replica.catch_up().unwrap();
+        assert_eq!(report.restarted.is_some(), number == 12, "{number}: {report:?}");
+        assert!(report.bytes > 0);
+        check(&replica, &map);
+        assert_eq!(replica.lag().unwrap().commits, Some(0));
+        assert_eq!(replica.catch_up().unwrap().bytes, 0, "nothing new");
+        match number % 6 {
+            2 => drop(store.checkpoint().unwrap()),
+            3 => {
+                drop(replica);
+                replica = Replica::open_copies(remote(), path("replica"), options()).unwrap();
+                check(&replica, &map);
+            }
+            _ => {}
+        }
+    }
+    // A fetch that fails leaves what is served, and the next one mends it.
+    step(&store, &table, &mut map, 40);
+    let failing = remote();
+    let own = Replica::open_copies(remote(), path("other"), options()).unwrap();
+    check(&own, &map);
+    drop(own);
+    failing.fail_from(4);
+    assert!(Replica::open_copies(failing, path("failing"), options()).is_err());
+    let own = Replica::open_copies(remote(), path("failing"), options()).unwrap();
+    check(&own, &map);
+    // Quantised copies hold the commit alone.
+    store.upload_as(&remote(), &embedrock::Upload::default().quantize(Quantization::Bf16), &mut |_| ()).unwrap();
+    assert!(own.catch_up().unwrap().commits == 0);
+    let mut row = [0.0; 2];
+    own.lookup("t", &[changed(40)[0]], &mut row).unwrap();
+    let exact = map[&changed(40)[0]];
+    assert!((row[0] - exact).abs() <= exact / 256.0, "{row:?} of {exact}");
 }
 
 #[test]

@@ -175,7 +175,7 @@ fn build(survey: &Survey, at: usize, count: usize) -> Result<Chain> {
 }
 
 /// A segment may follow another without a commit in between, so the parent may lie several segments back.
-fn find(segments: &[Segment], parent: (CommitId, CommitHash)) -> Option<(usize, usize)> {
+pub(super) fn find(segments: &[Segment], parent: (CommitId, CommitHash)) -> Option<(usize, usize)> {
     segments.iter().enumerate().rev().find_map(|(at, segment)| {
         let is_parent = |record: &CommitRecord| match planted(Bug::TimelineIgnored) {
             true => record.id.sequence == parent.0.sequence,

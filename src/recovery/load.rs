@@ -99,16 +99,13 @@ pub(crate) fn load_cold(fs: &dyn Fs, dir: &Path, base: &Manifest, cold: &dyn Col
         }
     }
     for table in into.catalog.tables() {
-        let schema = table.schema();
-        let (logged, mut image) = (into.catalog.logged_lanes(table.id, &schema), Vec::new());
+        let Some(layout) = into.catalog.layout(table.id) else { continue };
+        let (logged, mut image) = (layout.logged.lanes(), Vec::new());
         cold.scan(table.id, &mut |mixed, value| {
             let key = unmix(mixed);
             let (time, lanes) = split_cold(value, logged).ok_or_else(|| misfit(key, value.len(), logged))?;
             image.clear();
-            image.extend_from_slice(&key.to_le_bytes());
-            image.extend_from_slice(&time.to_le_bytes());
-            image.extend_from_slice(&[0; 4]);
-            image.extend_from_slice(&lanes[..schema.row_bytes()]);
+            layout.push((key, time), lanes, &mut image);
             into.loader.rows(&table, &image)
         })?;
     }

@@ -144,8 +144,11 @@ fn attempt(
         read_only: site.read_only.then(|| site.dir.to_path_buf()),
         _scratch: site.scratch.clone(),
     };
-    let new = if site.serving { Catalog::for_serving } else { Catalog::new };
-    let catalog = new(Arc::new(context), shards(options)?);
+    let (context, shards) = (Arc::new(context), shards(options)?);
+    let catalog = match site.serving {
+        true => Catalog::for_serving(context, shards, options.codecs.clone()),
+        false => Catalog::new(context, shards),
+    };
     let mut into = Into::new(&*site.fs, site.dir, &catalog, (chain, base), guide.map(|guide| guide.told));
     if let (true, Some(base)) = (site.serving, base) {
         let live = site.live.with_extension("base");

@@ -9,7 +9,7 @@ use crate::fs::{Fs, names};
 use crate::log::{CommitRecord, Event, Frame, LogReader, Mark, MarkRecord, SegmentHeader};
 use crate::manifest::Manifest;
 use crate::plant::{Bug, planted};
-use crate::types::CommitId;
+use crate::types::{CommitHash, CommitId};
 
 /// A commit and where its delta lies in its segment.
 #[derive(Clone, Debug)]
@@ -138,35 +138,44 @@ fn check_tails(fs: &dyn Fs, survey: &mut Survey, marked: u64) -> Result<()> {
 }
 
 /// Reads a segment; up to `until` only the commits.
-fn read_segment(fs: &dyn Fs, path: &Path, (number, bytes): (u64, u64), until: u64) -> Result<Segment> {
+pub(super) fn read_segment(fs: &dyn Fs, path: &Path, (number, bytes): (u64, u64), until: u64) -> Result<Segment> {
     let mut reader = LogReader::open(fs, path)?;
     let header = reader.header().clone();
     if header.segment != number {
         return Err(Error::corrupt(path, 0, format!("the header says segment {}", header.segment)));
     }
     let mut segment = Segment { number, path: path.to_path_buf(), bytes, header, commits: Vec::new(), torn: None };
-    let mut start = reader.position();
-    let mut parent = segment.header.parent_hash;
-    let mut id = segment.header.parent;
-    let mut frames = 0;
-    let mut first_chain = reader.chain();
-    loop {
+    let parent = (segment.header.parent, segment.header.parent_hash);
+    read_commits(&mut reader, &mut segment, parent, (until, u64::MAX))?;
+    Ok(segment)
+}
+
+/// Reads the commits from where the reader is, the first of which follows `parent`, up to the one that ends at or behind `end`. Of
+/// frames up to `until` only those of commits are checked.
+pub(super) fn read_commits(
+    reader: &mut LogReader,
+    segment: &mut Segment,
+    (mut id, mut parent): (CommitId, CommitHash),
+    (until, end): (u64, u64),
+) -> Result<()> {
+    let (mut start, mut first_chain, mut frames) = (reader.position(), reader.chain(), 0);
+    while start < end {
         while reader.pass(until)? {
             frames += 1;
         }
         let chain = reader.chain();
         match reader.next()? {
-            Event::End { .. } => return Ok(segment),
+            Event::End { .. } => return Ok(()),
             Event::Torn { offset, what } => {
                 segment.torn = Some((offset, what));
-                return Ok(segment);
+                return Ok(());
             }
             Event::Frame { offset, end, frame: Frame::Commit(record), .. } => {
                 id = CommitId { timeline: segment.header.timeline, sequence: id.sequence.saturating_add(1) };
                 let follows = record.id == id && record.parent == parent && record.frames == frames;
                 if (!follows || !record.is_sealed_by(chain)) && !planted(Bug::CommitNotCompared) {
                     segment.torn = Some((offset, "a commit that does not follow from what is before it".into()));
-                    return Ok(segment);
+                    return Ok(());
                 }
                 (parent, frames) = (record.hash, 0);
                 segment.commits.push(Placed { record, start, end, chain: first_chain });
@@ -175,4 +184,5 @@ fn read_segment(fs: &dyn Fs, path: &Path, (number, bytes): (u64, u64), until: u6
             Event::Frame { .. } => frames += 1,
         }
     }
+    Ok(())
 }

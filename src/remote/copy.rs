@@ -76,6 +76,12 @@ impl Copy {
         self.store.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
+    /// The number of the last segment of its log, and where it ends; 0 and 0 without a log.
+    pub(super) fn log_end(&self) -> (u64, u64) {
+        let number = |file: &CopiedFile| names::parse_segment(file.name.strip_prefix("log/")?);
+        self.files.iter().filter_map(|file| Some((number(file)?, file.bytes))).max().unwrap_or_default()
+    }
+
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
         let plain = !self.compressed && self.quantization.is_none();

@@ -9,6 +9,7 @@ mod send;
 mod upload;
 
 pub use copy::Copy;
+pub(crate) use receive::Fetched;
 pub(crate) use send::Source;
 pub use upload::Upload;
 

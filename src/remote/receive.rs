@@ -9,6 +9,7 @@ use super::{AT_ONCE, CHUNK_BYTES, Remote, Transfer};
 use crate::codec::unpack;
 use crate::error::{Error, Result};
 use crate::fs::{self, Fs, RealFs, names};
+use crate::log::{Mark, MarkRecord};
 use crate::restore::{Restore, RestoreReport};
 use crate::types::At;
 
@@ -93,7 +94,7 @@ impl Remote {
         let copy = self.choose(at)?;
         let name = target.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let downloaded = names::temporary(fs::parent(target), &format!("copy-{name}"));
-        fetch(self, &copy, &downloaded, progress)?;
+        fetch(self, (&copy, None), &downloaded, progress)?;
         // Its own newest commit, whatever else lies there.
         let at = if at == At::Latest { At::Commit(copy.commit) } else { at };
         let report = RestoreReport { quantization: copy.quantization, ..then(&downloaded, at)? };
@@ -141,14 +142,63 @@ impl Remote {
     }
 }
 
-/// Brings all files of a copy into `dir`. IDENTITY comes last: before it the directory is no store.
-fn fetch(remote: &Remote, copy: &Copy, dir: &Path, progress: &mut dyn FnMut(Transfer)) -> Result<()> {
+/// What a directory holds of a copy that was fetched there and is known to be whole.
+#[derive(Default)]
+pub(crate) struct Fetched(Option<Copy>);
+
+impl Remote {
+    /// The newest copy, of the same store as the one before.
+    pub(crate) fn newest(&self, Fetched(before): &Fetched) -> Result<Copy> {
+        let Some(before) = before else { return self.choose(At::Latest) };
+        for name in self.names()?.iter().rev() {
+            let copy = if *name == before.name { before.clone() } else { self.copy(name)? };
+            if copy.store == before.store {
+                return Ok(copy);
+            }
+        }
+        // Somebody removed them all.
+        self.choose(At::Latest)
+    }
+
+    /// Brings the newest copy into `dir`, for which a replica goes by `DURABLE` as in a store's own directory. Of what is there since the
+    /// last time nothing is read again. Returns the bytes that came.
+    pub(crate) fn fetch_newest(&self, dir: &Path, fetched: &mut Fetched) -> Result<u64> {
+        let copy = self.newest(fetched)?;
+        // What fails half way leaves a mixture, whose chunks are then looked at.
+        let before = fetched.0.take();
+        if before.as_ref().is_some_and(|before| before.name == copy.name) {
+            fetched.0 = before;
+            return Ok(0);
+        }
+        let mut moved = 0;
+        fetch(self, (&copy, before.as_ref()), dir, &mut |transfer| moved = transfer.moved)?;
+        let (segment, offset) = copy.log_end();
+        let mark = MarkRecord { segment, offset, id: copy.commit, hash: copy.hash };
+        Mark::open_or_create(&RealFs, &names::durable(dir))?.publish(mark)?;
+        fetched.0 = Some(copy);
+        Ok(moved)
+    }
+}
+
+/// Brings all files of a copy into `dir`, where the chunks of the copy `before` are known to be. IDENTITY comes last: before it the directory is no store.
+fn fetch(
+    remote: &Remote,
+    (copy, before): (&Copy, Option<&Copy>),
+    dir: &Path,
+    progress: &mut dyn FnMut(Transfer),
+) -> Result<()> {
     let mut transfer = Transfer { total: copy.bytes(), ..Transfer::default() };
     make_dirs(copy, dir)?;
     remove_others(copy, dir)?;
     let (last, files): (Vec<_>, Vec<_>) = copy.files.iter().partition(|file| file.name == "IDENTITY");
     for file in files.into_iter().chain(last) {
-        fetch_file(remote, (copy, file), &dir.join(&file.name), &mut transfer, progress)?;
+        let known = before.and_then(|before| before.files.iter().find(|known| known.name == file.name));
+        if known == Some(file) {
+            transfer.done += file.bytes;
+            continue;
+        }
+        let same = known.map_or(0, |known| known.chunks.iter().zip(&file.chunks).take_while(|(a, b)| a == b).count());
+        fetch_file(remote, (copy, file, same), &dir.join(&file.name), &mut transfer, progress)?;
         RealFs.sync_dir(fs::parent(&dir.join(&file.name)))?;
     }
     Ok(())
@@ -187,12 +237,12 @@ fn make_dirs(copy: &Copy, dir: &Path) -> Result<()> {
 
 fn fetch_file(
     remote: &Remote,
-    (copy, file): (&Copy, &CopiedFile),
+    (copy, file, known): (&Copy, &CopiedFile, usize),
     path: &Path,
     transfer: &mut Transfer,
     progress: &mut dyn FnMut(Transfer),
 ) -> Result<()> {
-    let mut at = sound_chunks(file, path)?;
+    let mut at = sound_chunks(file, path, known)?;
     transfer.done += (at as u64 * CHUNK_BYTES).min(file.bytes);
     progress(*transfer);
     let mut writer = if RealFs.exists(path)? { RealFs.open_write(path)? } else { RealFs.create(path)? };
@@ -218,8 +268,8 @@ fn fetch_file(
     writer.sync()
 }
 
-/// How many chunks from the beginning are there already. A file that is too long is another's, and begun anew.
-fn sound_chunks(file: &CopiedFile, path: &Path) -> Result<usize> {
+/// How many chunks from the beginning are there already; the first `known` are. A file that is too long is another's, and begun anew.
+fn sound_chunks(file: &CopiedFile, path: &Path, known: usize) -> Result<usize> {
     if !RealFs.exists(path)? {
         return Ok(0);
     }
@@ -229,7 +279,7 @@ fn sound_chunks(file: &CopiedFile, path: &Path) -> Result<usize> {
         RealFs.remove_file(path)?;
         return Ok(0);
     }
-    for (at, hash) in file.chunks.iter().enumerate() {
+    for (at, hash) in file.chunks.iter().enumerate().skip(known) {
         let mut bytes = vec![0; file.chunk_bytes(at) as usize];
         let read = reader.read_at(at as u64 * CHUNK_BYTES, &mut bytes)?;
         if read < bytes.len() || blake3::hash(&bytes).as_bytes() != hash {

@@ -59,7 +59,7 @@ impl Table {
     }
 }
 
-pub(super) fn check_length(what: &'static str, expected: usize, found: usize, keys: usize) -> Result<()> {
+pub(crate) fn check_length(what: &'static str, expected: usize, found: usize, keys: usize) -> Result<()> {
     if expected == found { Ok(()) } else { Err(Error::WrongLength { what, expected, found, keys }) }
 }
 

@@ -17,6 +17,7 @@ use std::sync::atomic::Ordering;
 
 pub use batch::Update;
 pub(crate) use load::Loader;
+pub(crate) use lookup::check_length;
 pub use many::{GradientRequest, LookupRequest};
 pub(crate) use many::{apply_gradients_many, lookup_many};
 pub use pooled::Pooling;
