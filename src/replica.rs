@@ -25,8 +25,8 @@ use crate::recovery::{Into, Place, Placed, Site, Survey, ahead, check_options, r
 use crate::remote::Remote;
 use crate::schema::TableSchema;
 use crate::serving::Layout;
-use crate::sync::{Mutex, RwLock};
 use crate::shard::IMAGE_HEADER_BYTES;
+use crate::sync::{Mutex, RwLock};
 use crate::table::{Table, TableInner, check_length};
 use crate::types::{At, CommitHash, CommitId, Key};
 use crate::view::View;

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use embedrock::{
-    Admission, At, Codecs, Initializer, Missing, Optimizer, Precision, Quantization, Replica, Segment, Store, StoreOptions, Table, TableSchema,
-    Update,
+    Admission, At, Codecs, Initializer, Missing, Optimizer, Precision, Quantization, Replica, Segment, Store, StoreOptions,
+    Table, TableSchema, Update,
 };
 
 const T: u64 = 1_700_000_000;
@@ -240,7 +240,8 @@ fn each_segment_is_served_by_its_codec_hot_cold_and_missing() {
         let codecs = [Some(Quantization::OneBit), None, Some(Quantization::Int8)];
         let asked = Codecs::all(Quantization::Int8).table("t", Quantization::OneBit).segment("t", 1, None);
         let asked = asked.segment("t", 2, Quantization::Int8);
-        let part = |dim: usize, rate: f32| Segment::new(dim).optimizer(Optimizer::adagrad(rate)).initializer(Initializer::normal(0.1));
+        let part =
+            |dim: usize, rate: f32| Segment::new(dim).optimizer(Optimizer::adagrad(rate)).initializer(Initializer::normal(0.1));
         let schema = TableSchema::new("t", 13).segments([part(3, 0.1), part(1, 0.2), part(9, 0.3)]);
         let store = Store::open(path("store"), options()).unwrap();
         let table = store.create_table(schema.precision(precision).missing(missing)).unwrap();

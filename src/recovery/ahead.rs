@@ -32,7 +32,8 @@ pub(crate) struct Ahead {
 pub(crate) fn ahead(fs: &dyn Fs, dir: &Path, known: &Place, mark: &MarkRecord) -> Result<Option<Ahead>> {
     let first = names::segment(dir, known.segment);
     let Some(pin) = fs.pin(&first)? else { return Ok(None) };
-    let mut numbers: Vec<u64> = fs.list(&names::logs(dir))?.iter().filter_map(|entry| names::parse_segment(&entry.name)).collect();
+    let mut numbers: Vec<u64> =
+        fs.list(&names::logs(dir))?.iter().filter_map(|entry| names::parse_segment(&entry.name)).collect();
     numbers.retain(|number| (known.segment..=mark.segment).contains(number));
     numbers.sort_unstable();
     let mut segments = Vec::new();
@@ -65,7 +66,8 @@ pub(crate) fn ahead(fs: &dyn Fs, dir: &Path, known: &Place, mark: &MarkRecord) -
 fn read_from(fs: &dyn Fs, path: &Path, known: &Place, end: u64) -> Result<Segment> {
     let mut reader = LogReader::open(fs, path)?;
     let header = reader.header().clone();
-    let mut segment = Segment { number: known.segment, path: path.to_path_buf(), bytes: end, header, commits: Vec::new(), torn: None };
+    let mut segment =
+        Segment { number: known.segment, path: path.to_path_buf(), bytes: end, header, commits: Vec::new(), torn: None };
     let Placed { record, start, chain, .. } = &known.placed;
     reader.seek(*start, *chain);
     let parent = CommitId { sequence: record.id.sequence.saturating_sub(1), ..record.id };

@@ -181,12 +181,7 @@ impl Remote {
 }
 
 /// Brings all files of a copy into `dir`, where the chunks of the copy `before` are known to be. IDENTITY comes last: before it the directory is no store.
-fn fetch(
-    remote: &Remote,
-    (copy, before): (&Copy, Option<&Copy>),
-    dir: &Path,
-    progress: &mut dyn FnMut(Transfer),
-) -> Result<()> {
+fn fetch(remote: &Remote, (copy, before): (&Copy, Option<&Copy>), dir: &Path, progress: &mut dyn FnMut(Transfer)) -> Result<()> {
     let mut transfer = Transfer { total: copy.bytes(), ..Transfer::default() };
     make_dirs(copy, dir)?;
     remove_others(copy, dir)?;

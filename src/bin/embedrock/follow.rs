@@ -131,7 +131,12 @@ fn show(lag: &Lag, report: &CatchUp, took: Duration, json: bool) -> Result<(), B
     }
     let behind = lag.commits.map_or("an unknown number of".to_owned(), output::count);
     let bytes = output::bytes(report.bytes);
-    say!("commit {}: was {behind} commits and {:.1} s behind, applied {} ({bytes}) in {took:.1?}", report.at, lag.seconds, report.commits);
+    say!(
+        "commit {}: was {behind} commits and {:.1} s behind, applied {} ({bytes}) in {took:.1?}",
+        report.at,
+        lag.seconds,
+        report.commits
+    );
     if let Some(why) = &report.restarted {
         say!("began anew from a base: {why}");
     }
