@@ -74,6 +74,12 @@ struct Served {
     torn: Option<String>,
 }
 
+impl Served {
+    fn find(&self, table: &str) -> Result<Arc<TableInner>> {
+        self.catalog.find(table).ok_or_else(|| Error::UnknownTable { table: table.to_owned() })
+    }
+}
+
 /// What [`Replica::catch_up`] did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -242,15 +248,34 @@ impl Replica {
     /// # Errors
     /// As [`Replica::lookup`].
     pub fn lookup_found(&self, table: &str, keys: &[Key], rows: &mut [f32], found: &mut [bool]) -> Result<usize> {
+        self.lookup_at(table, keys, rows, found).map(|(_, hits)| hits)
+    }
+
+    /// As [`Replica::lookup_found`], and says of which commit the rows are.
+    ///
+    /// # Errors
+    /// As [`Replica::lookup`].
+    pub fn lookup_at(&self, table: &str, keys: &[Key], rows: &mut [f32], found: &mut [bool]) -> Result<(CommitId, usize)> {
         let served = read(&self.served);
         if let Some(reason) = &served.torn {
             return Err(Error::Poisoned { reason: reason.clone() });
         }
-        let inner = served.catalog.find(table).ok_or_else(|| Error::UnknownTable { table: table.to_owned() })?;
-        match served.catalog.layout(inner.id).filter(|layout| layout.is_encoded()) {
+        let inner = served.find(table)?;
+        let hits = match served.catalog.layout(inner.id).filter(|layout| layout.is_encoded()) {
             None => Table { inner }.lookup_found(keys, rows, found),
             Some(layout) => lookup_encoded(inner, &layout, (keys, rows, found)),
-        }
+        };
+        Ok((served.at.0, hits?))
+    }
+
+    /// f32s of an embedding of a table.
+    ///
+    /// # Errors
+    /// An unknown table.
+    pub fn dim(&self, table: &str) -> Result<usize> {
+        let served = read(&self.served);
+        let inner = served.find(table)?;
+        Ok(served.catalog.layout(inner.id).map_or(0, |layout| layout.logged.dim()))
     }
 
     /// The tables that are served, without what only training needs.

@@ -391,3 +391,72 @@ fn a_serving_copy_follows_a_store_that_is_trained_meanwhile() {
     assert!(sum.contains("of a full copy (") && follower.0.wait().unwrap().success(), "{sum}");
     place.fails("follow none --replica r --once", 1, &["none"]);
 }
+
+/// One request with a body; status, headers and body of the answer.
+fn post(address: &str, path: &str, kind: &str, body: &[u8]) -> (String, Vec<u8>) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let length = body.len();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n"
+    );
+    stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
+    (String::from_utf8(answer[..end].to_vec()).unwrap(), answer.split_off(end + 4))
+}
+
+#[test]
+fn lookups_and_figures_of_a_serving_copy_are_answered_over_http() {
+    let place = Place::new();
+    let store = Store::open(place.path("s"), StoreOptions::default().memory_budget(64 << 20)).unwrap();
+    let table = store.create_table(TableSchema::new("t", 2)).unwrap();
+    table.assign(&[7, u64::MAX], &[1.5, -2.0, 0.25, 8.0], &Update::at(1_700_000_000)).unwrap();
+    let first = store.commit(b"").unwrap();
+    let line = "follow s --replica r --interval 20ms --memory-budget 64MiB --http 127.0.0.1:0";
+    let mut follower = Background(place.command(line).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
+    let mut said = BufReader::new(follower.0.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let address = said.find_map(|line| Some(line.strip_prefix("serving at http://")?.to_owned())).unwrap();
+    let json = |body: &str| {
+        let (head, body) = post(&address, "/lookup/t", "application/json", body.as_bytes());
+        (head, serde_json::from_slice::<serde_json::Value>(&body).unwrap_or_default())
+    };
+    let (head, answer) = json(&format!("{{\"keys\": [7, 8, {}]}}", u64::MAX));
+    assert!(head.starts_with("HTTP/1.1 200") && head.contains(&format!("x-embedrock-commit: {first}")), "{head}");
+    assert_eq!(
+        answer,
+        serde_json::json!({"commit": first.to_string(), "found": [true, false, true], "rows": [[1.5, -2.0], [0.0, 0.0], [0.25, 8.0]]})
+    );
+    table.assign(&[8], &[3.0, 4.0], &Update::at(1_700_000_001)).unwrap();
+    let second = store.commit(b"").unwrap();
+    let keys: Vec<u8> = [8u64, 9].iter().flat_map(|key| key.to_le_bytes()).collect();
+    let mut binary = post(&address, "/lookup/t", "application/octet-stream", &keys);
+    while !binary.0.contains(&format!("x-embedrock-commit: {second}")) {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        binary = post(&address, "/lookup/t", "application/octet-stream", &keys);
+    }
+    let expected: Vec<u8> = [3.0f32, 4.0, 0.0, 0.0].iter().flat_map(|value| value.to_le_bytes()).chain([1, 0]).collect();
+    assert_eq!(binary.1, expected);
+    let status = |path: &str, kind: &str, body: &[u8]| post(&address, path, kind, body).0[9..12].to_owned();
+    assert_eq!(status("/lookup/other", "application/json", b"{\"keys\": [1]}"), "404");
+    for body in ["", "{}", "{\"keys\": [-1]}", "{\"keys\": [18446744073709551616]}", "{\"keys\": 7}"] {
+        assert_eq!(status("/lookup/t", "application/json", body.as_bytes()), "400", "{body}");
+    }
+    assert_eq!(status("/lookup/t", "application/octet-stream", &[1; 9]), "400");
+    assert_eq!(status("/lookup/t", "application/octet-stream", &vec![1; 65_537 * 8]), "413", "too many keys");
+    assert_eq!(status("/lookup/t", "application/octet-stream", &vec![1; 2 << 20]), "413", "too many bytes");
+    assert_eq!(status("/tables", "application/json", b""), "405");
+    let get = |path: &str| {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    assert!(get("/tables").contains(r#"{"dim":2,"name":"t","rows":3}"#));
+    let figures = get("/metrics");
+    for figure in ["lag_commits 0", "lag_seconds 0", "rows{table=\"t\"} 3", "commits_total 1", "restarts_total 0"] {
+        assert!(figures.contains(&format!("embedrock_replica_{figure}\n")), "no {figure} in {figures}");
+    }
+    place.fails(&format!("follow s --replica other --http {address}"), 1, &["cannot listen on"]);
+}

@@ -1,7 +1,9 @@
 //! `embedrock follow`: a serving copy of a store beside its trainer, and how far it is behind.
 #![forbid(unsafe_code)]
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,6 +11,7 @@ use embedrock::{CatchUp, Codecs, Lag, Quantization, Remote, Replica, StoreOption
 use serde_json::json;
 
 use crate::output::{self, Outcome, say};
+use crate::serve::{count, serve};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -33,6 +36,9 @@ pub(crate) struct Args {
     /// Memory that the copy's rows, indexes and caches may take
     #[arg(long, value_parser = output::size, value_name = "BYTES", default_value = "1GiB")]
     memory_budget: usize,
+    /// Answer lookups and Prometheus here, e.g. 127.0.0.1:8080
+    #[arg(long, value_name = "ADDR", conflicts_with = "once")]
+    http: Option<SocketAddr>,
     /// Catch up, say so, and end
     #[arg(long)]
     once: bool,
@@ -85,7 +91,10 @@ fn open(args: &Args) -> Result<Replica, Box<dyn std::error::Error>> {
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
-    let replica = open(args)?;
+    let replica = Arc::new(open(args)?);
+    if let Some(address) = args.http {
+        serve(Arc::clone(&replica), address)?;
+    }
     let (mut warned, mut sum) = (String::new(), Sum::default());
     loop {
         let (lag, began) = (replica.lag(), Instant::now());
@@ -93,6 +102,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
             Ok((lag, report)) => {
                 warned.clear();
                 let took = began.elapsed();
+                count(&report);
                 sum.add(&lag, &report, took);
                 show(&lag, &report, took, args.json)?;
             }

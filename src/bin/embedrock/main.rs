@@ -12,6 +12,7 @@ mod inspect;
 mod output;
 mod plan;
 mod restore;
+mod serve;
 mod text;
 mod train;
 mod verify;
