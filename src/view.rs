@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::fs::{Fs, names};
 use crate::pins::Pins;
-use crate::recovery::{Chain, Identity, Survey, choose, survey};
+use crate::recovery::{Chain, Identity, Survey, choose, glance};
 use crate::types::{At, CommitId};
 
 /// See the module.
@@ -31,7 +31,8 @@ impl View {
         }
         let identity = Identity::read(fs, dir)?;
         let mut pins = Pins::all(fs, dir)?;
-        let survey = survey(fs, dir, identity.uuid)?;
+        // Whoever rebuilds from it checks the frames that it needs then.
+        let survey = glance(fs, dir, identity.uuid)?;
         let chain = choose(&survey, dir, durable(&survey, at)?)?;
         let first = chain.commits.first().map(|(segment, _)| survey.segments[*segment].number);
         let bases: Vec<u64> = chain.bases(&survey).iter().map(|base| base.number).collect();

@@ -60,6 +60,15 @@ impl<'a> Rows<'a> {
         self.bytes
     }
 
+    /// Key, and the four bytes that are zero.
+    pub(crate) fn headers(&self) -> impl Iterator<Item = (Key, u32)> + use<'a> {
+        self.bytes.chunks_exact(self.size).filter_map(|image| {
+            let mut reader = Reader::new(image);
+            let (key, _, reserved) = (reader.u64()?, reader.u32()?, reader.u32()?);
+            Some((key, reserved))
+        })
+    }
+
     /// Key, time, and what follows them.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Key, UnixSeconds, &'a [u8])> + use<'a> {
         self.bytes.chunks_exact(self.size).filter_map(|image| {

@@ -10,7 +10,7 @@ mod repair;
 mod segment;
 mod writer;
 
-pub(crate) use frame::{Frame, FrameBuf};
+pub(crate) use frame::{Frame, FrameBuf, Rows};
 pub(crate) use mark::{Mark, MarkRecord};
 pub(crate) use reader::{Event, LogReader};
 pub(crate) use record::CommitRecord;
