@@ -9,8 +9,9 @@ use crate::clock::Clock;
 use crate::cold::ColdTier;
 use crate::error::{Error, Result};
 use crate::fs::Scratch;
+use crate::queue::Queue;
 use crate::slab::Backing;
-use crate::sync::atomic::{AtomicU64, AtomicUsize};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use crate::sync::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::types::{Key, TableId};
 use crate::waits::{Meter, Meters};
@@ -118,6 +119,8 @@ impl Sweeps {
         self.changed.notify_all();
     }
 }
+/// This part of the budget rows never take: lists, buffers and what is remembered of rows that left have it.
+const HEADROOM_SHARE: usize = 64;
 
 /// Bytes that may be held, and are.
 #[derive(Debug)]
@@ -139,9 +142,20 @@ impl Budget {
         self.used.load(Ordering::Relaxed)
     }
 
+    /// Bytes that rows may still take.
+    pub(crate) fn left_for_rows(&self) -> usize {
+        (self.limit - self.limit / HEADROOM_SHARE).saturating_sub(self.used())
+    }
+
     /// Takes `bytes` if they are left.
     pub(crate) fn try_reserve(&self, bytes: usize) -> bool {
         let take = |used: usize| used.checked_add(bytes).filter(|&sum| sum <= self.limit);
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+
+    /// Takes `bytes` for rows, which leave a little for what else grows.
+    pub(crate) fn try_reserve_for_rows(&self, bytes: usize) -> bool {
+        let take = |used: usize| used.checked_add(bytes).filter(|&sum| sum <= self.limit - self.limit / HEADROOM_SHARE);
         self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
@@ -161,6 +175,41 @@ impl Budget {
 
     pub(crate) fn release(&self, bytes: usize) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Where batches ask for rows to leave in the background, before they themselves must wait for that.
+#[derive(Debug, Default)]
+pub(crate) struct Room {
+    asked: AtomicBool,
+    stopped: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Room {
+    pub(crate) fn ask(&self) {
+        if !self.asked.swap(true, Ordering::AcqRel) {
+            let _stopped = lock(&self.stopped);
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits until somebody asks; `false` once nobody will.
+    pub(crate) fn wait(&self) -> bool {
+        let mut stopped = lock(&self.stopped);
+        while !*stopped && !self.asked.swap(false, Ordering::AcqRel) {
+            stopped = self.changed.wait(stopped).unwrap_or_else(PoisonError::into_inner);
+        }
+        !*stopped
+    }
+
+    pub(crate) fn stop(&self) {
+        *lock(&self.stopped) = true;
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        *lock(&self.stopped)
     }
 }
 
@@ -185,6 +234,9 @@ pub(crate) struct Context {
     pub(crate) cold: Arc<dyn ColdTier>,
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) budget: Budget,
+    pub(crate) room: Room,
+    /// Rows to be brought in ahead.
+    pub(crate) ahead: Queue,
     pub(crate) pool: Option<rayon::ThreadPool>,
     pub(crate) process: u32,
     pub(crate) poison: Arc<OnceLock<String>>,

@@ -26,6 +26,7 @@ mod precision;
 mod quantize;
 #[cfg(feature = "remote")]
 mod quantized;
+mod queue;
 mod recovery;
 #[cfg(feature = "remote")]
 mod remote;

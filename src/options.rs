@@ -94,6 +94,7 @@ pub struct StoreOptions {
     pub(crate) memory_budget: usize,
     pub(crate) hot_rows: Option<usize>,
     pub(crate) threads: usize,
+    pub(crate) prefetch_threads: Option<usize>,
     pub(crate) shards: Option<usize>,
     pub(crate) seed: u64,
     pub(crate) at: At,
@@ -118,6 +119,7 @@ impl Default for StoreOptions {
             memory_budget: DEFAULT_MEMORY_BUDGET,
             hot_rows: None,
             threads: 0,
+            prefetch_threads: None,
             shards: None,
             seed: 0,
             at: At::Latest,
@@ -156,6 +158,15 @@ impl StoreOptions {
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;
+        self
+    }
+
+    /// Threads that [`Table::prefetch`](crate::Table::prefetch) hands keys to, at most 1,024; they begin with its first call that finds
+    /// cold rows. Each waits for one read at a time, so several keep a device busy. 0 for none: then the caller reads. Default: four a
+    /// core, at most 32.
+    #[must_use]
+    pub fn prefetch_threads(mut self, threads: usize) -> Self {
+        self.prefetch_threads = Some(threads);
         self
     }
 

@@ -76,6 +76,12 @@ pub enum Bug {
     GateNotHeld,
     /// A base looks for changes before its first row is written.
     StillTooEarly,
+    /// A row leaves memory although its cold copy could not be written.
+    UnwrittenRowDropped,
+    /// A row that was changed while its cold copy was written leaves memory.
+    ChangedRowDropped,
+    /// A row that was read ahead takes its place although it came into memory, changed and left meanwhile.
+    StaleRowLands,
 }
 
 impl Bug {
@@ -85,7 +91,7 @@ impl Bug {
 
     /// All the others.
     #[cfg(feature = "testing")]
-    pub const ALL: [Bug; 33] = [
+    pub const ALL: [Bug; 36] = [
         Bug::NewerTakenForUncommitted,
         Bug::CommittedTakenForCold,
         Bug::DemotedImageLost,
@@ -119,6 +125,9 @@ impl Bug {
         Bug::OneUncommittedBit,
         Bug::OldTrainerState,
         Bug::TimelineIgnored,
+        Bug::UnwrittenRowDropped,
+        Bug::ChangedRowDropped,
+        Bug::StaleRowLands,
     ];
 }
 

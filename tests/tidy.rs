@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const ROWS: &[&[&str]] = &[
     &["types", "plant", "sync", "kill_point"],
     &["error"],
-    &["codec", "fs", "clock", "memory", "simd", "waits"],
+    &["codec", "fs", "clock", "memory", "queue", "simd", "waits"],
     &["initializer", "optimizer", "admission", "expiry", "precision", "quantize", "index"],
     &["segments"],
     &["schema", "slab", "log", "manifest", "cold", "pins"],

@@ -19,6 +19,7 @@ use crate::kill_point::{KillPoint, reach};
 use crate::log::CommitRecord;
 use crate::manifest::Manifest;
 use crate::options::StoreOptions;
+use crate::queue::Queue;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::{Mutex, RwLock};
 
@@ -36,6 +37,13 @@ const MANY_SHARDS: usize = 64;
 const LARGE_BUDGET_BYTES: usize = 16 << 30;
 /// The most shards: more would be mostly empty.
 const MAX_SHARDS: usize = 4096;
+
+/// Keys that may wait to be brought in ahead.
+const MOST_KEYS_AHEAD: usize = 1 << 17;
+/// Threads that bring rows in ahead, where nothing is said: each waits for the device most of the time, and only so many at once keep
+/// it busy.
+const PREFETCH_THREADS_A_CORE: usize = 4;
+const MOST_PREFETCH_THREADS: usize = 32;
 
 /// The most threads: beyond the cores they only wait.
 const MAX_THREADS: usize = 1024;
@@ -138,6 +146,8 @@ fn attempt(
         cold,
         journal: Arc::clone(&log) as _,
         budget,
+        room: Default::default(),
+        ahead: Queue::new(prefetch_threads(options.prefetch_threads), MOST_KEYS_AHEAD),
         pool: pool(options.threads)?,
         process: std::process::id(),
         poison,
@@ -172,7 +182,8 @@ fn attempt(
 /// Refuses options that no store can be opened with, before anything is on disk.
 pub(crate) fn check_options(options: &StoreOptions) -> Result<()> {
     shards(options)?;
-    check_threads(options.threads)?;
+    check_threads("threads", options.threads)?;
+    check_threads("prefetch_threads", options.prefetch_threads.unwrap_or(0))?;
     Budget::new(options.memory_budget).reserve(capture_bytes(options) + if options.twin { 0 } else { cold_bytes(options) })
 }
 
@@ -200,13 +211,21 @@ fn shards(options: &StoreOptions) -> Result<usize> {
     }
 }
 
-fn check_threads(threads: usize) -> Result<()> {
+fn check_threads(option: &'static str, threads: usize) -> Result<()> {
     let what = format!("{threads} is more than {MAX_THREADS}");
-    if threads <= MAX_THREADS { Ok(()) } else { Err(Error::InvalidOption { option: "threads", what }) }
+    if threads <= MAX_THREADS { Ok(()) } else { Err(Error::InvalidOption { option, what }) }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
+fn prefetch_threads(given: Option<usize>) -> usize {
+    given.unwrap_or_else(|| (cores() * PREFETCH_THREADS_A_CORE).min(MOST_PREFETCH_THREADS))
 }
 
 fn pool(threads: usize) -> Result<Option<rayon::ThreadPool>> {
-    let threads = if threads == 0 { std::thread::available_parallelism().map_or(1, |n| n.get()) } else { threads };
+    let threads = if threads == 0 { cores() } else { threads };
     if threads == 1 {
         return Ok(None);
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::image::{misfit, read_lanes, split_cold};
 use super::plan::{Kind, Plan, Unique};
+use super::policy;
 use super::{Env, Shard, Values};
 use crate::admission::{Admission, Draw, Seen};
 use crate::context::Context;
@@ -14,7 +15,7 @@ use crate::plant::{Bug, planted};
 use crate::precision::{Dither, Pack, Precision, Unpack};
 use crate::segments::{self, Steps};
 use crate::simd::Add;
-use crate::slab::{NEWER_THAN_COLD, PINNED, TOMBSTONE};
+use crate::slab::{AHEAD, NEWER_THAN_COLD, PINNED, TOMBSTONE};
 use crate::types::{Key, UnixSeconds, mix};
 
 /// What a batch does to its keys.
@@ -28,8 +29,6 @@ pub(crate) enum Op {
     AssignAdd,
     /// Removes rows.
     Remove,
-    /// Only brings cold rows up.
-    Prefetch,
 }
 
 /// Settings of a batch that all its shards share.
@@ -53,7 +52,7 @@ impl Batch {
             Op::Gradients => return self.steps.apply(weights, state, value),
             Op::Assign => weights.copy_from_slice(value),
             Op::AssignAdd => self.steps.cpu().run(Add { to: weights, values: value }),
-            Op::Remove | Op::Prefetch => {}
+            Op::Remove => {}
         }
         self.steps.follow(weights, state);
     }
@@ -79,14 +78,12 @@ impl Shard {
         let Plan { uniques, missing, fresh, .. } = plan;
         missing.clear();
         self.pin_hot(env, batch, uniques, missing);
-        if batch.op != Op::Prefetch {
-            env.counters.updated.fetch_add(uniques.len() as u64, Relaxed);
-            env.counters.updated_hot.fetch_add((uniques.len() - missing.len()) as u64, Relaxed);
-        }
+        env.counters.updated.fetch_add(uniques.len() as u64, Relaxed);
+        env.counters.updated_hot.fetch_add((uniques.len() - missing.len()) as u64, Relaxed);
         if !missing.is_empty() && env.may_be_cold() {
             self.promote(env, missing, uniques, batch.clock)?;
         }
-        if batch.op == Op::Prefetch || batch.op == Op::Remove {
+        if batch.op == Op::Remove {
             return Ok(());
         }
         fresh.clear();
@@ -134,6 +131,9 @@ impl Shard {
         meta.flags |= PINNED;
         let gone = raw & TOMBSTONE_BIT != 0 || env.schema.lifetimes().expired(unique.key, meta.time, batch.clock);
         unique.kind = if gone { Kind::Anew } else { Kind::Live };
+        if meta.has(AHEAD) {
+            self.claim(env, unique.row);
+        }
         true
     }
 
@@ -172,7 +172,7 @@ impl Shard {
             let row = self.slab.allocate().ok_or_else(|| env.context.budget.too_small(env.schema.row_bytes()))?;
             read_lanes(lanes, self.slab.row_mut(row));
             let meta = self.slab.meta_mut(row);
-            (meta.time, meta.flags) = (if planted(Bug::PromotedTimeLost) { 0 } else { time }, PINNED);
+            (meta.time, meta.flags) = (time, PINNED);
             self.insert(unique.key, row);
             unique.row = row;
             unique.kind = if env.schema.lifetimes().expired(unique.key, time, clock) { Kind::Anew } else { Kind::Live };
@@ -202,9 +202,7 @@ impl Shard {
     /// Applies what was prepared; returns the change in the number of rows and the rows touched.
     pub(crate) fn apply(&mut self, env: &Env<'_>, batch: &Batch, values: Values<'_>, plan: &mut Plan) -> (i64, usize) {
         let dim = env.schema.dim();
-        if batch.op != Op::Prefetch {
-            self.catch_up(env.context);
-        }
+        self.catch_up(env.context);
         self.make_ready(env, batch, values, plan);
         let Plan { uniques, sums, all_summed, unpacked, .. } = plan;
         unpacked.resize(dim, 0.0);
@@ -213,7 +211,7 @@ impl Shard {
         for (at, unique) in uniques.iter().enumerate() {
             uniques.get(at + ROWS_AHEAD).iter().for_each(|unique| self.prefetch_row(env, unique));
             let value = match batch.op {
-                Op::Remove | Op::Prefetch => &[],
+                Op::Remove => &[],
                 _ if *all_summed => &sums[at * dim..(at + 1) * dim],
                 _ if unique.occurrences > 1 && batch.op != Op::Assign && !planted(Bug::DuplicatesLost) => {
                     &sums[at * dim..(at + 1) * dim]
@@ -221,17 +219,13 @@ impl Shard {
                 _ => values.row(unique.last, dim),
             };
             let change = match batch.op {
-                Op::Prefetch => {
-                    self.unpin(unique);
-                    continue;
-                }
                 Op::Remove => self.apply_remove(env, unique),
                 _ => self.apply_value(env, batch, unique, value, unpacked),
             };
             added += change.0;
             touched += usize::from(change.1);
         }
-        if !matches!(batch.op, Op::Remove | Op::Prefetch) {
+        if batch.op != Op::Remove {
             env.counters.refused.fetch_add((uniques.len() - touched) as u64, Relaxed);
         }
         uniques.clear();
@@ -316,7 +310,7 @@ impl Shard {
             cpu.run(Pack { precision, values: unpacked, lanes: packed, dither });
         }
         meta.time = meta.time.max(batch.time);
-        meta.touches = meta.touches.saturating_add(1);
+        meta.touches = policy::used(meta.touches);
         let is_first = !meta.has(uncommitted);
         meta.flags = meta.flags & !PINNED | uncommitted | NEWER_THAN_COLD;
         if is_first {

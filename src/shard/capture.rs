@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::index::TOMBSTONE_BIT;
 use crate::plant::{Bug, planted};
-use crate::slab::{ANY_UNCOMMITTED, PINNED, RowMeta, TOMBSTONE, UNCOMMITTED};
+use crate::slab::{ANY_UNCOMMITTED, LEAVING, PINNED, RowMeta, TOMBSTONE, UNCOMMITTED};
 use crate::types::{Key, mix};
 
 /// Rows brought near together, as one after the other each would be waited for, with the shard locked.
@@ -256,7 +256,7 @@ impl Shard {
             if let Some(raw) = self.raw(key).filter(|raw| raw & TOMBSTONE_BIT != 0) {
                 let meta = self.slab.meta(raw & !TOMBSTONE_BIT);
                 // One that a batch holds or changed again comes back with a later delta.
-                if !meta.has(ANY_UNCOMMITTED | PINNED) {
+                if !meta.has(ANY_UNCOMMITTED | PINNED | LEAVING) {
                     swept.push((key, raw));
                 }
             }

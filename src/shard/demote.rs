@@ -1,24 +1,78 @@
 //! Making room: more memory while the budget lasts, then demotion of the rows that were least touched.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::image::{push_image, push_lanes};
+use super::policy::{self, FRESH, Ghosts, PROBATION, PROBATION_SHARE};
 use super::{Env, Shard};
 use crate::cold::ColdBatch;
 use crate::error::Result;
 use crate::index::{Index, TOMBSTONE_BIT};
 use crate::kill_point::{KillPoint, reach};
 use crate::plant::{Bug, planted};
-use crate::slab::{ANY_UNCOMMITTED, NEWER_THAN_COLD, PINNED};
-use crate::types::{Key, mix};
+use crate::slab::{AHEAD, ANY_UNCOMMITTED, LEAVING, NEWER_THAN_COLD, PINNED, RowMeta};
+use crate::types::{Key, UnixSeconds, mix};
 
-/// Rows demoted at once are at least this share of the shard, so a full shard does not demote row by row.
-const DEMOTE_SHARE: usize = 16;
-/// The hand halves touch counts as it passes: after this many rounds every row that is not pinned was chosen.
-const MAX_ROUNDS: usize = 17;
+/// Rows demoted by a batch at once are at least this share of the shard, so a full shard does not demote row by row.
+const DEMOTE_SHARE: usize = 32;
+/// Once memory is used up and less than this share of a shard's rows is free, some leave in the background until that share is.
+const LOW_SHARE: usize = 32;
+const HIGH_SHARE: usize = 16;
+/// After so many rounds every row was chosen that is not pinned, but for those on probation and those brought in ahead: these go
+/// in the rounds after.
+const ROUNDS: usize = 5;
+const LAST_ROUNDS: usize = 5;
+/// How many buckets ahead of the hand their lines, and the metas of their rows, are brought near.
+const LINES_AHEAD: usize = 12;
+const METAS_AHEAD: usize = 4;
 /// Bytes of images written to the cold tier at once.
 const BATCH_BYTES: usize = 4 << 20;
+
+/// Where the search for rows that leave goes on, and what it remembers.
+#[derive(Default)]
+pub(super) struct Hand {
+    /// The bucket last passed.
+    at: usize,
+    /// Rows on probation, oldest first; may name rows that left since.
+    probation: VecDeque<u32>,
+    ghosts: Ghosts,
+    /// Rows that it was made for; none as long as no row had to leave.
+    rows: usize,
+}
+
+impl Hand {
+    fn of(rows: usize, at: usize) -> Hand {
+        Hand {
+            at,
+            probation: VecDeque::with_capacity(Hand::most_on_probation(rows)),
+            ghosts: Ghosts::of(rows.max(1)),
+            rows: rows.max(1),
+        }
+    }
+
+    fn most_on_probation(rows: usize) -> usize {
+        rows / PROBATION_SHARE * 2 + 8
+    }
+
+    fn bytes_for(rows: usize) -> usize {
+        Hand::most_on_probation(rows) * size_of::<u32>() + Ghosts::bytes_for(rows.max(1))
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        if self.rows == 0 { 0 } else { Hand::bytes_for(self.rows) }
+    }
+
+    /// The history of a row that comes in.
+    pub(super) fn begin(&mut self, mixed: u64, row: u32) -> u16 {
+        if self.rows == 0 || self.ghosts.take(mixed) || self.probation.len() == Hand::most_on_probation(self.rows) {
+            return FRESH;
+        }
+        self.probation.push_back(row);
+        FRESH | PROBATION
+    }
+}
 
 impl Shard {
     /// Makes sure that `rows` more rows can be allocated and indexed. On an error nothing is lost.
@@ -34,18 +88,30 @@ impl Shard {
                 return Err(env.context.budget.too_small(bytes));
             }
         }
+        if rows > 0 && self.shortage(env) > 0 {
+            env.context.room.ask();
+        }
         Ok(())
+    }
+
+    /// The rows that should leave now, ahead of the batches that will want their room: none while there is memory to grow into.
+    pub(super) fn shortage(&self, env: &Env<'_>) -> usize {
+        let (rows, free) = (self.slab.capacity(), self.slab.available());
+        if free >= rows / LOW_SHARE || env.context.budget.left_for_rows() >= self.slab.chunk_bytes() {
+            0
+        } else {
+            rows / HIGH_SHARE - free
+        }
     }
 
     /// Adds a chunk, and the index places for it, if the budget has both.
     pub(super) fn grow(&mut self, env: &Env<'_>) -> Result<bool> {
         let budget = &env.context.budget;
-        let capacity =
-            self.slab.memory_bytes() / self.slab.chunk_bytes().max(1) * self.slab.chunk_rows() + self.slab.chunk_rows();
+        let capacity = self.slab.capacity() + self.slab.chunk_rows();
         let buckets = self.index.growth_for(capacity);
         let index_bytes = buckets.map_or(0, Index::bytes_for);
         let bytes = self.slab.chunk_bytes() + index_bytes;
-        if !budget.try_reserve(bytes) {
+        if !budget.try_reserve_for_rows(bytes) {
             return Ok(false);
         }
         if let Err(error) = self.slab.grow() {
@@ -105,29 +171,28 @@ impl Shard {
         index.remove(mix(key), |row| slab.key(row) == key);
         self.tombstones -= usize::from(raw & TOMBSTONE_BIT != 0);
         let row = raw & !TOMBSTONE_BIT;
-        self.uncommitted -= usize::from(self.slab.meta(row).has(self.uncommitted_bit()));
+        let meta = self.slab.meta(row);
+        if meta.has(AHEAD) {
+            self.hints.forget();
+        }
+        self.uncommitted -= usize::from(meta.has(self.uncommitted_bit()));
         self.slab.release(row);
     }
 
-    /// Second chance over the buckets, halving touch counts; expired rows and tombstones at once, pinned rows never.
-    fn victims(&mut self, env: &Env<'_>, wanted: usize) -> Vec<(Key, u32)> {
+    /// Who leaves, by the policy; expired rows and tombstones at once, pinned rows never.
+    pub(super) fn victims(&mut self, env: &Env<'_>, wanted: usize) -> Vec<(Key, u32)> {
+        self.remember(env);
         let clock = env.context.now();
         let mut victims = Vec::with_capacity(wanted);
-        let mut left = self.index.buckets() * MAX_ROUNDS;
+        let mut left = self.index.buckets() * (ROUNDS + LAST_ROUNDS);
         while victims.len() < wanted && left > 0 {
-            self.hand = (self.hand + 1) % self.index.buckets();
-            left -= 1;
-            for raw in self.index.bucket(self.hand) {
-                let meta = self.slab.meta_mut(raw & !TOMBSTONE_BIT);
-                if meta.has(PINNED) || victims.len() == wanted {
-                    continue;
-                }
-                let gone = raw & TOMBSTONE_BIT != 0 || env.schema.lifetimes().expired(meta.key, meta.time, clock);
-                if meta.touches == 0 || gone {
-                    victims.push((meta.key, raw));
-                } else {
-                    meta.touches /= 2;
-                }
+            let last = left <= self.index.buckets() * LAST_ROUNDS;
+            let most = if last { 0 } else { self.index.len() / PROBATION_SHARE };
+            if self.hand.probation.len() > most {
+                self.end_probation(env, clock, &mut victims);
+            } else {
+                self.pass(env, (clock, last), wanted, &mut victims);
+                left -= 1;
             }
         }
         // A second round may meet a bucket again before anything was removed.
@@ -136,9 +201,78 @@ impl Shard {
         victims
     }
 
+    /// Once rows leave it is remembered which: not before, as it takes memory.
+    fn remember(&mut self, env: &Env<'_>) {
+        let rows = self.index.len();
+        if self.hand.rows >= rows / 2 && self.hand.rows > 0 {
+            return;
+        }
+        env.context.budget.release(self.hand.memory_bytes());
+        self.hand = Hand { at: self.hand.at, ..Hand::default() };
+        if env.context.budget.try_reserve(Hand::bytes_for(rows)) {
+            self.hand = Hand::of(rows, self.hand.at);
+        }
+    }
+
+    fn is_gone(env: &Env<'_>, raw: u32, meta: RowMeta, clock: UnixSeconds) -> bool {
+        raw & TOMBSTONE_BIT != 0 || env.schema.lifetimes().expired(meta.key, meta.time, clock)
+    }
+
+    /// The oldest row on probation leaves or stays for longer.
+    fn end_probation(&mut self, env: &Env<'_>, clock: UnixSeconds, victims: &mut Vec<(Key, u32)>) {
+        let Some(row) = self.hand.probation.pop_front().filter(|row| self.slab.is_known(*row)) else { return };
+        let meta = self.slab.meta(row);
+        // Its number may have gone to another row since, or to none.
+        let raw = self.raw(meta.key).filter(|raw| raw & !TOMBSTONE_BIT == row);
+        let Some(raw) = raw.filter(|_| meta.touches & PROBATION != 0 && !meta.has(AHEAD)) else { return };
+        // One that cannot leave now has no second probation: the hand takes it.
+        let stays = policy::tried(meta.touches);
+        self.slab.meta_mut(row).touches = stays.unwrap_or(0);
+        if !meta.has(PINNED | LEAVING) && (stays.is_none() || Shard::is_gone(env, raw, meta, clock)) {
+            self.hand.ghosts.push(mix(meta.key));
+            victims.push((meta.key, raw));
+        }
+    }
+
+    /// The hand goes on by a bucket.
+    fn pass(&mut self, env: &Env<'_>, (clock, last): (UnixSeconds, bool), wanted: usize, victims: &mut Vec<(Key, u32)>) {
+        let buckets = self.index.buckets();
+        self.hand.at = (self.hand.at + 1) % buckets;
+        self.index.prefetch_bucket((self.hand.at + LINES_AHEAD) % buckets);
+        for raw in self.index.bucket((self.hand.at + METAS_AHEAD) % buckets) {
+            self.slab.prefetch(raw & !TOMBSTONE_BIT, 0);
+        }
+        for raw in self.index.bucket(self.hand.at) {
+            let meta = self.slab.meta_mut(raw & !TOMBSTONE_BIT);
+            if meta.has(PINNED | LEAVING) || victims.len() == wanted {
+                continue;
+            }
+            let gone = Shard::is_gone(env, raw, *meta, clock);
+            let stays = match meta.touches {
+                // Hints that nobody has used yet: the step that they were brought for is still to come.
+                _ if meta.has(AHEAD) => (!last).then_some(meta.touches),
+                history if history & PROBATION != 0 => Some(history),
+                history => policy::passed(history),
+            };
+            match stays {
+                Some(history) if !gone => meta.touches = history,
+                _ => victims.push((meta.key, raw)),
+            }
+        }
+    }
+
     fn write_cold(&mut self, env: &Env<'_>, victims: &[(Key, u32)]) -> Result<()> {
         self.log_uncommitted(env, victims)?;
         reach(KillPoint::ImagesLogged);
+        let batch = self.cold_batch(victims);
+        if !batch.is_empty() {
+            env.write_cold(&batch)?;
+        }
+        Ok(())
+    }
+
+    /// What the cold tier must be told before these rows may leave.
+    pub(super) fn cold_batch(&self, victims: &[(Key, u32)]) -> ColdBatch {
         let (mut batch, mut lanes) = (ColdBatch::new(), Vec::new());
         for &(key, raw) in victims {
             let row = raw & !TOMBSTONE_BIT;
@@ -153,17 +287,12 @@ impl Shard {
                 batch.put(mix(key), meta.time, &lanes);
             }
         }
-        if !batch.is_empty() {
-            env.has_cold.store(true, Release);
-            env.counters.demoted_writes.fetch_add(batch.len() as u64, Relaxed);
-            env.cold().write(env.table, &batch)?;
-        }
-        Ok(())
+        batch
     }
 
     /// Rows that are to leave memory before their delta was written go into the log now: into the delta being written those that
     /// it is still owed, into the one after it those changed since its cut.
-    fn log_uncommitted(&self, env: &Env<'_>, victims: &[(Key, u32)]) -> Result<()> {
+    pub(super) fn log_uncommitted(&self, env: &Env<'_>, victims: &[(Key, u32)]) -> Result<()> {
         for (bit, epoch) in [(self.owed_bit(), self.epoch - 1), (self.uncommitted_bit(), self.epoch)] {
             let lost = if epoch == self.epoch { Bug::DemotedImageLost } else { Bug::OwedImageLost };
             if planted(lost) {

@@ -6,7 +6,7 @@ use super::{Env, IMAGE_HEADER_BYTES, Shard};
 use crate::error::Result;
 use crate::index::{Index, TOMBSTONE_BIT};
 use crate::plant::{Bug, planted};
-use crate::slab::{NEWER_THAN_COLD, TOMBSTONE};
+use crate::slab::{LEAVING, NEWER_THAN_COLD, TOMBSTONE};
 use crate::types::{Key, UnixSeconds, mix};
 
 /// Rows whose places are brought near together.
@@ -30,7 +30,7 @@ impl Shard {
     pub(crate) fn expect_rows(&mut self, env: &Env<'_>, rows: usize) {
         let capacity = rows.next_multiple_of(self.slab.chunk_rows());
         let Some(buckets) = self.index.growth_for(capacity) else { return };
-        if env.context.budget.try_reserve(Index::bytes_for(buckets)) {
+        if env.context.budget.try_reserve_for_rows(Index::bytes_for(buckets)) {
             self.rebuild_index(env, buckets);
         }
     }
@@ -41,14 +41,15 @@ impl Shard {
         read_lanes(lanes, self.slab.row_mut(row));
         let meta = self.slab.meta_mut(row);
         meta.time = time;
-        meta.flags = if planted(Bug::CommittedTakenForCold) { 0 } else { NEWER_THAN_COLD };
+        meta.flags = meta.flags & LEAVING | if planted(Bug::CommittedTakenForCold) { 0 } else { NEWER_THAN_COLD };
         Ok(())
     }
 
     /// Removes a key as a delta does: a tombstone covers the cold copy that a base may hold.
     pub(crate) fn load_removed(&mut self, env: &Env<'_>, key: Key) -> Result<()> {
         let row = self.row_to_load(env, key, TOMBSTONE_BIT)?;
-        self.slab.meta_mut(row).flags = NEWER_THAN_COLD | TOMBSTONE;
+        let meta = self.slab.meta_mut(row);
+        meta.flags = meta.flags & LEAVING | NEWER_THAN_COLD | TOMBSTONE;
         self.removed.push(key);
         Ok(())
     }

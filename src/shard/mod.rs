@@ -1,26 +1,32 @@
 //! A shard: the rows of one part of a table's keys, index and slab and admission counts together. It knows no log.
 #![forbid(unsafe_code)]
 
+mod ahead;
 mod batch;
 mod capture;
 mod demote;
 mod gradients;
 mod image;
+mod leave;
 mod load;
 mod plan;
+mod policy;
 mod sweep;
 mod values;
 mod view;
 
+pub(crate) use ahead::Flight;
 pub(crate) use batch::{Batch, Op};
 pub(crate) use capture::{Part, Scan};
 pub(crate) use image::{IMAGE_HEADER_BYTES, misfit, push_image, read_lanes, split_cold};
+#[cfg(feature = "testing")]
+pub(crate) use leave::Leaving;
 pub(crate) use plan::Plan;
 pub(crate) use values::Values;
 pub(crate) use view::View;
 
 use crate::admission::{Counts, SlidingFilter};
-use crate::cold::ColdTier;
+use crate::cold::{ColdBatch, ColdTier};
 use crate::context::Context;
 use crate::error::Result;
 use crate::index::{Index, TOMBSTONE_BIT};
@@ -40,6 +46,8 @@ pub(crate) struct Env<'a> {
     pub(crate) has_cold: &'a AtomicBool,
     pub(crate) counters: &'a Counters,
     pub(crate) filter: &'a SlidingFilter,
+    /// How many the table has.
+    pub(crate) shards: usize,
 }
 
 impl Env<'_> {
@@ -49,6 +57,15 @@ impl Env<'_> {
 
     fn may_be_cold(&self) -> bool {
         self.has_cold.load(std::sync::atomic::Ordering::Acquire)
+    }
+
+    /// Writes rows on their way out of memory.
+    pub(crate) fn write_cold(&self, batch: &ColdBatch) -> Result<()> {
+        // Before the rows leave: who finds them gone must look in the cold tier.
+        self.has_cold.store(true, std::sync::atomic::Ordering::Release);
+        self.cold().write(self.table, batch)?;
+        self.counters.demoted_writes.fetch_add(batch.len() as u64, std::sync::atomic::Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -71,6 +88,9 @@ pub(crate) struct Counters {
     pub(crate) refused: AtomicU64,
     /// Rows freed because they had expired.
     pub(crate) expired: AtomicU64,
+    /// Rows brought in ahead of their use, and those of them that a batch used.
+    pub(crate) ahead: AtomicU64,
+    pub(crate) claimed: AtomicU64,
 }
 
 /// See the module.
@@ -90,8 +110,9 @@ pub(crate) struct Shard {
     counts: Counts,
     /// Bytes of `counts` that the budget knows of.
     counts_bytes: usize,
-    /// The bucket where the next demotion begins.
-    hand: usize,
+    hand: demote::Hand,
+    flights: ahead::Flights,
+    hints: ahead::Hints,
     tombstones: usize,
 }
 
@@ -117,7 +138,9 @@ impl Shard {
             removed: Vec::new(),
             counts: Counts::default(),
             counts_bytes: 0,
-            hand: 0,
+            hand: demote::Hand::default(),
+            flights: ahead::Flights::default(),
+            hints: ahead::Hints::default(),
             tombstones: 0,
         };
         if shard.grow(env)? {
@@ -136,7 +159,12 @@ impl Shard {
     /// Bytes of the budget that the shard holds.
     pub(crate) fn memory_bytes(&self) -> usize {
         let lists = self.dirty.capacity() * DIRTY_KEY_BYTES + self.cut_bytes();
-        self.index.memory_bytes() + self.slab.memory_bytes() + lists + self.counts_bytes
+        self.index.memory_bytes()
+            + self.slab.memory_bytes()
+            + lists
+            + self.counts_bytes
+            + self.hand.memory_bytes()
+            + self.hints.memory_bytes()
     }
 
     /// Hot rows, tombstones not counted.
@@ -217,8 +245,12 @@ impl Shard {
     }
 
     fn insert(&mut self, key: Key, raw: u32) {
-        self.slab.meta_mut(raw & !TOMBSTONE_BIT).key = key;
-        self.index.insert(mix(key), raw);
+        let (row, mixed) = (raw & !TOMBSTONE_BIT, mix(key));
+        let meta = self.slab.meta_mut(row);
+        (meta.key, meta.touches) = (key, self.hand.begin(mixed, row));
+        self.index.insert(mixed, raw);
+        // Whoever reads its cold copy now is late.
+        self.flights.ground(key);
     }
 
     fn mark_uncommitted(&mut self, key: Key, row: u32, context: &Context) {

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::{Env, Shard};
 use crate::index::TOMBSTONE_BIT;
 use crate::plant::{Bug, planted};
-use crate::slab::{ANY_UNCOMMITTED, NEWER_THAN_COLD, PINNED};
+use crate::slab::{ANY_UNCOMMITTED, LEAVING, NEWER_THAN_COLD, PINNED};
 use crate::types::UnixSeconds;
 
 impl Shard {
@@ -26,7 +26,7 @@ impl Shard {
             }
             for raw in self.index.bucket(at).filter(|raw| raw & TOMBSTONE_BIT == 0) {
                 let meta = self.slab.meta(raw);
-                let needed = meta.has(PINNED) || meta.has(ANY_UNCOMMITTED) && !planted(Bug::OwedRowSwept);
+                let needed = meta.has(PINNED | LEAVING) || meta.has(ANY_UNCOMMITTED) && !planted(Bug::OwedRowSwept);
                 if !needed && lifetimes.expired(meta.key, meta.time, clock) {
                     expired.push((meta.key, raw, meta.has(NEWER_THAN_COLD)));
                 }

@@ -23,6 +23,10 @@ pub(crate) const NEWER_THAN_COLD: u16 = 2;
 pub(crate) const PINNED: u16 = 4;
 /// The key was removed; its cold copy, if any, still has to be deleted.
 pub(crate) const TOMBSTONE: u16 = 8;
+/// The row is being written to the cold tier and leaves memory afterwards, if nobody uses it meanwhile.
+pub(crate) const LEAVING: u16 = 32;
+/// The row was brought in ahead of its use, and was not used yet: `touches` is the step that it was brought for.
+pub(crate) const AHEAD: u16 = 64;
 
 /// What is kept of a hot row besides its lanes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
@@ -32,9 +36,9 @@ pub(crate) struct RowMeta {
     pub(crate) key: Key,
     /// Event time of the last update.
     pub(crate) time: UnixSeconds,
-    /// Updates since the demotion hand last passed; a hint, never state.
+    /// What the row was used, as `shard/policy.rs` counts; a hint, never state.
     pub(crate) touches: u16,
-    /// `UNCOMMITTED`, `NEWER_THAN_COLD`, `PINNED`, `TOMBSTONE`.
+    /// `UNCOMMITTED`, `NEWER_THAN_COLD`, `PINNED`, `TOMBSTONE`, `LEAVING`, `AHEAD`.
     pub(crate) flags: u16,
 }
 
@@ -143,6 +147,16 @@ impl Slab {
     /// Bytes mapped.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.chunks.len() * self.chunk_bytes()
+    }
+
+    /// Rows that the chunks hold, in use or not.
+    pub(crate) fn capacity(&self) -> usize {
+        self.chunks.len() * self.chunk_rows()
+    }
+
+    /// Whether a row of this number was handed out, and may still be.
+    pub(crate) fn is_known(&self, row: u32) -> bool {
+        row < self.fresh
     }
 
     /// Rows that can be allocated without growing.

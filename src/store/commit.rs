@@ -252,7 +252,7 @@ impl Store {
         self.engine.sync_to(u64::MAX)
     }
 
-    fn in_background(&self, what: &'static str, work: impl FnOnce() + Send + 'static) -> Result<()> {
+    pub(super) fn in_background(&self, what: &'static str, work: impl FnOnce() + Send + 'static) -> Result<()> {
         let mut workers = lock(&self.workers);
         workers.retain(|worker| !is_finished(worker));
         let spawned = thread::Builder::new().name(format!("embedrock-{what}")).spawn(work);
@@ -272,7 +272,10 @@ impl Store {
         Ok(())
     }
 
+    /// Ends what works in the background, once commits and checkpoints that were begun are done.
     pub(super) fn join_workers(&self) {
+        self.engine.catalog.context.room.stop();
+        self.engine.catalog.context.ahead.close();
         self.engine.catalog.context.sweeps.close();
         if let Some(sweeper) = lock(&self.sweeper).take() {
             let _ = sweeper.join();

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod commit;
+mod demoter;
 mod digest;
 mod engine;
 mod metrics;
@@ -331,6 +332,7 @@ impl Drop for Store {
         if self.engine.catalog.context.check_process().is_err() {
             // A forked child has neither the threads that would be waited for nor a right to the files.
             std::mem::forget(Arc::clone(&self.engine));
+            self.engine.catalog.context.ahead.abandon();
             std::mem::forget(std::mem::take(&mut *lock(&self.workers)));
             std::mem::forget(lock(&self.sweeper).take());
             return;

@@ -69,7 +69,7 @@ pub(super) fn open(dir: &Path, options: &StoreOptions) -> Result<Store> {
     let site = Site { fs, dir, live: names::live(dir), identity, read_only: false, serving: false, scratch: None };
     let rebuilt = rebuild(&site, options, &survey, &chain)?;
     let next_base = next_base(&*site.fs, dir)?;
-    let store = store(&site, options, (&survey, &chain), rebuilt, (next_base, Some(lock)));
+    let store = store(&site, options, (&survey, &chain), rebuilt, (next_base, Some(lock)))?;
     store.sweep_in_background()?;
     Ok(store)
 }
@@ -82,7 +82,7 @@ fn open_to_read(dir: &Path, options: &StoreOptions) -> Result<Store> {
     let site = Site { fs: Arc::clone(&options.fs), dir, live, identity, read_only: true, serving: false, scratch: Some(scratch) };
     let rebuilt = rebuild(&site, options, &survey, &chain)?;
     drop(pins);
-    Ok(store(&site, options, (&survey, &chain), rebuilt, (0, None)))
+    store(&site, options, (&survey, &chain), rebuilt, (0, None))
 }
 
 fn store(
@@ -91,7 +91,7 @@ fn store(
     (survey, chain): (&Survey, &Chain),
     rebuilt: Rebuilt,
     (next_base, lock): (u64, Option<Box<dyn LockGuard>>),
-) -> Store {
+) -> Result<Store> {
     let base = survey.bases.iter().find(|base| Some(base.number) == rebuilt.base);
     let damaged = rebuilt.skipped.iter().map(|(_, error)| error).chain(&survey.bad_bases).map(ToString::to_string).collect();
     let report = RecoveryReport {
@@ -126,7 +126,7 @@ fn store(
         base_under_way: AtomicBool::new(false),
         next_base: Mutex::new(NextBase { number: next_base, known: base.map_or_else(Vec::new, |base| base.files.clone()) }),
     };
-    Store {
+    let store = Store {
         engine: Arc::new(engine),
         report,
         due: Mutex::new(Due::new(options.commit_policy, batches)),
@@ -134,7 +134,10 @@ fn store(
         workers: Mutex::default(),
         sweeper: Mutex::default(),
         _lock: lock,
-    }
+    };
+    let engine = Arc::clone(&store.engine);
+    store.in_background("demotion", move || super::demoter::run(&engine))?;
+    Ok(store)
 }
 
 /// Locks the store's directory, which is made when there is none, and reads or writes its identity.

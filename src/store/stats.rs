@@ -39,6 +39,8 @@ pub struct StoreStats {
     pub checkpoint_bytes: u64,
     /// Rows whose last update no commit holds yet.
     pub uncommitted_rows: u64,
+    /// Pieces of work that [`Table::prefetch`](crate::Table::prefetch) handed over and no thread has begun.
+    pub prefetches_waiting: usize,
     /// The largest event time seen.
     pub clock: u32,
     /// How long batches waited for commits and checkpoints since the store was opened.
@@ -86,6 +88,10 @@ pub struct TableStats {
     pub demoted_writes: u64,
     /// Bytes of a row: embedding and optimizer state.
     pub row_bytes: usize,
+    /// Rows that [`Table::prefetch`](crate::Table::prefetch) brought up.
+    pub prefetched: u64,
+    /// Of those, rows that a batch then changed.
+    pub prefetched_used: u64,
     /// Bytes of its slabs, indexes, lists and admission filter.
     pub memory_bytes: usize,
     /// Of those, the admission filter.
@@ -112,6 +118,7 @@ pub(super) fn stats(engine: &Engine) -> StoreStats {
         checkpoints: meters.checkpoints.waited(),
         checkpoint_bytes: engine.checkpoint_bytes.load(Relaxed),
         uncommitted_rows: uncommitted(catalog),
+        prefetches_waiting: catalog.context.ahead.len(),
         clock: catalog.context.now(),
         waits: Waits {
             gate: meters.gate.waited(),
@@ -147,6 +154,8 @@ fn table_stats(table: &TableInner) -> TableStats {
         demoted: counters.demoted.load(Relaxed),
         demoted_writes: counters.demoted_writes.load(Relaxed),
         memory_bytes: table.filter_bytes() + table.shards().iter().map(|shard| read(shard).memory_bytes()).sum::<usize>(),
+        prefetched: counters.ahead.load(Relaxed),
+        prefetched_used: counters.claimed.load(Relaxed),
     }
 }
 

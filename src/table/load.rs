@@ -178,8 +178,8 @@ impl TableInner {
     /// Makes room in the indexes for `rows` rows, as far as the budget would hold these: as rows come one by one the indexes would
     /// be made anew many times.
     fn expect_rows(&self, rows: u64) {
-        let (schema, budget) = (self.schema(), &self.context.budget);
-        let fit = budget.limit().saturating_sub(budget.used()) / schema.row_bytes().max(1);
+        let schema = self.schema();
+        let fit = self.context.budget.left_for_rows() / schema.row_bytes().max(1);
         let share = usize::try_from(rows).unwrap_or(usize::MAX).min(fit) / self.shards.len();
         // Shards are not all alike.
         let share = share + share / 64;

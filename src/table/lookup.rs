@@ -130,6 +130,7 @@ impl TableInner {
         let Buffers { missing, cold: wanted, found: unasked } = buffers;
         let mut visit = Visit { keys, rows, found: found.unwrap_or(&mut unasked[..keys.len()]) };
         let hot = self.lookup_hot(schema, &mut visit, missing, wanted);
+        let hot = hot + self.lookup_landed(schema, &mut visit, missing, wanted);
         let cold = self.lookup_cold(schema, visit, wanted)?;
         self.counters.hot_hits.fetch_add(hot as u64, Ordering::Relaxed);
         self.counters.cold_hits.fetch_add(cold as u64, Ordering::Relaxed);
@@ -184,6 +185,31 @@ impl TableInner {
         let mut wanted: OfShards<bool> = SmallVec::from_elem(false, self.shards.len());
         keys.iter().for_each(|&key| wanted[shard_of(mix(key), self.shards.len())] = true);
         self.shards.iter().zip(wanted).map(|(shard, wanted)| wanted.then(|| lock(shard))).collect()
+    }
+
+    /// Of what the cold tier decides, looks up what was on its way into memory, once it came; returns the hits.
+    fn lookup_landed(
+        &self,
+        schema: &TableSchema,
+        part: &mut Visit<'_>,
+        missing: &mut Vec<(u32, bool)>,
+        cold: &mut Vec<(u64, u32)>,
+    ) -> usize {
+        if cold.is_empty() || !self.wait_for_landing(cold.iter().map(|&(mixed, _)| mixed)) {
+            return 0;
+        }
+        let dim = schema.dim();
+        let positions: Vec<usize> = cold.iter().map(|&(_, at)| at as usize).collect();
+        let keys: Vec<Key> = positions.iter().map(|&at| part.keys[at]).collect();
+        let (mut rows, mut found) = (vec![0.0; keys.len() * dim], vec![false; keys.len()]);
+        let mut landed = Visit { keys: &keys, rows: &mut rows, found: &mut found };
+        let hits = self.lookup_hot(schema, &mut landed, missing, cold);
+        for ((&at, row), found) in positions.iter().zip(rows.chunks_exact(dim)).zip(found) {
+            part.rows[at * dim..(at + 1) * dim].copy_from_slice(row);
+            part.found[at] = found;
+        }
+        cold.iter_mut().for_each(|(_, at)| *at = positions[*at as usize] as u32);
+        hits
     }
 
     /// A row that is promoted, changed or removed between the probe and this read yields its older state: as if read before.

@@ -8,8 +8,10 @@ mod load;
 mod lookup;
 mod many;
 mod modify;
+mod moves;
 mod pool;
 mod pooled;
+mod prefetch;
 mod update;
 
 use std::sync::Arc;
@@ -74,6 +76,12 @@ pub(crate) struct TableInner {
     dropped: AtomicBool,
     /// Held by the one batch that changes rows or their placement; also its working memory.
     updates: Mutex<Vec<Plan>>,
+    /// Held shared while rows are on their way between the tiers in the background; alone by who must find each in one of them.
+    moves: RwLock<()>,
+    ahead: prefetch::Ahead,
+    /// Rows that a test has on their way out, by shard.
+    #[cfg(feature = "testing")]
+    leaving: Mutex<Vec<(usize, crate::shard::Leaving)>>,
 }
 
 impl Drop for TableInner {
@@ -106,6 +114,10 @@ impl TableInner {
             next_sweep: AtomicU32::new(0),
             dropped: AtomicBool::new(false),
             updates: Mutex::new(Vec::new()),
+            moves: RwLock::default(),
+            ahead: prefetch::Ahead::default(),
+            #[cfg(feature = "testing")]
+            leaving: Mutex::default(),
             context,
         };
         let shape = inner.schema().admission_ref().filter_shape();
@@ -158,7 +170,7 @@ impl TableInner {
 
     pub(crate) fn env<'a>(&'a self, schema: &'a TableSchema) -> Env<'a> {
         let TableInner { context, has_cold, counters, filter, .. } = self;
-        Env { table: self.id, schema, context, has_cold, counters, filter }
+        Env { table: self.id, schema, context, has_cold, counters, filter, shards: self.shards.len() }
     }
 
     pub(crate) fn shards(&self) -> &[RwLock<Shard>] {
@@ -200,6 +212,7 @@ impl TableInner {
 
     /// Visits every live row of both tiers once: key, time, lanes.
     pub(crate) fn for_each(&self, visit: &mut RowVisitor<'_>) -> Result<()> {
+        let _still = write(&self.moves);
         let (schema, clock) = (self.schema(), self.context.now());
         for shard in &self.shards {
             for (key, meta, lanes) in read(shard).iter() {

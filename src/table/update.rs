@@ -99,17 +99,6 @@ impl Table {
     pub fn remove(&self, keys: &[Key]) -> Result<usize> {
         self.inner.update(Op::Remove, keys, &[], &Update::at(0))
     }
-
-    /// Brings the cold rows among `keys` into memory ahead of their use. A hint: rows may leave again before. No row changes.
-    ///
-    /// # Errors
-    /// A batch that the memory budget cannot hold, a failing cold tier or log.
-    pub fn prefetch(&self, keys: &[Key]) -> Result<()> {
-        if !self.inner.has_cold.load(Ordering::Acquire) {
-            return self.inner.check();
-        }
-        self.inner.update(Op::Prefetch, keys, &[], &Update::at(0)).map(|_| ())
-    }
 }
 
 impl TableInner {
@@ -126,9 +115,7 @@ impl TableInner {
         update: &Update,
     ) -> Result<usize> {
         let image_bytes = self.check_update(op, given)?;
-        if op != Op::Prefetch {
-            self.context.captures.wait_for(image_bytes)?;
-        }
+        self.context.captures.wait_for(image_bytes)?;
         let plans = lock(&self.updates);
         self.update_alone(plans, first, op, given, update)
     }
@@ -157,12 +144,9 @@ impl TableInner {
     /// Checks the arguments of an update and returns the bytes of images that a commit under way may want of its rows.
     pub(super) fn check_update(&self, op: Op, Given { keys, values }: Given<'_>) -> Result<usize> {
         self.check()?;
-        // Where a row lives is not part of what is only read.
-        if op != Op::Prefetch || !self.context.is_read_only() {
-            self.context.check_writable()?;
-        }
+        self.context.check_writable()?;
         let schema = self.schema();
-        if !matches!(op, Op::Remove | Op::Prefetch) {
+        if op != Op::Remove {
             let what = if op == Op::Gradients { "grads" } else { "rows" };
             check_length(what, keys.len().saturating_mul(schema.dim()), values.len(schema.dim()), keys.len())?;
             self.check_finite(op, keys, values, schema.dim())?;
@@ -195,7 +179,7 @@ impl TableInner {
         }
         let clock = lock(&self.context.clock);
         let time = match op {
-            Op::Remove | Op::Prefetch => clock.now(),
+            Op::Remove => clock.now(),
             // No event time: the batch happens when the last one did.
             _ if update.time == 0 => clock.now(),
             _ => clock.check(update.time, self.context.max_clock_step)?,
@@ -211,7 +195,7 @@ impl TableInner {
     }
 
     /// The cap on hot rows is soft: a batch's own rows pass it until the batch is done. A failure here shows at the next call.
-    fn demote_to_cap(&self, schema: &TableSchema) {
+    pub(super) fn demote_to_cap(&self, schema: &TableSchema) {
         let Some(cap) = self.context.hot_rows else { return };
         for (at, shard) in self.shards.iter().enumerate() {
             let share = cap.saturating_add(at) / self.shards.len();
@@ -262,6 +246,17 @@ impl<'a> Part<'a> {
 
 /// Prepares a batch in all its tables, or in none.
 pub(super) fn prepare(parts: &mut [Part<'_>]) -> Result<()> {
+    match try_prepare(parts) {
+        // Rows that are leaving in the background cannot make room for anybody before they have left.
+        Err(Error::BudgetTooSmall { .. }) => {
+            parts.iter().for_each(|part| part.table.settle_moves());
+            try_prepare(parts)
+        }
+        result => result,
+    }
+}
+
+fn try_prepare(parts: &mut [Part<'_>]) -> Result<()> {
     let results =
         each_shard(parts, |work, shard, plan| shard.prepare(&work.table.env(work.schema), work.batch, work.given.keys, plan));
     let result: Result<()> = results.into_iter().collect();
@@ -278,7 +273,7 @@ pub(super) fn prepare(parts: &mut [Part<'_>]) -> Result<()> {
 /// Inside the gate, so a commit has all of the batch or nothing of it. Returns the rows touched.
 pub(super) fn apply(context: &Context, parts: &mut [Part<'_>]) -> usize {
     let gate = (!planted(Bug::GateNotHeld)).then(|| context.meters.gate.read(&context.gate));
-    for Part { batch, .. } in parts.iter().filter(|part| part.batch.op != Op::Prefetch) {
+    for Part { batch, .. } in parts.iter() {
         context.count_batch();
         if batch.time > 0 {
             lock(&context.clock).advance(batch.time);

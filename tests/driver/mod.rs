@@ -62,6 +62,8 @@ impl Driver {
 
     fn open(&self, fs: &SimFs) -> Result<Open, Error> {
         let options = StoreOptions::default().simulated(Arc::new(fs.clone())).memory_budget(12 << 20).threads(1).shards(2);
+        // In the caller, so that one seed makes the same calls again.
+        let options = options.prefetch_threads(0);
         let store = Store::open("/disk/store", options.hot_rows(40))?;
         let [a, b] = schemas();
         let tables = [store.create_table(a)?, store.create_table(b)?];

@@ -44,7 +44,7 @@ impl Draws {
     }
 
     fn op(&mut self) -> Op {
-        match self.below(37) {
+        match self.below(45) {
             0..=7 => Op::Gradients(self.pairs(), self.step()),
             8..=10 => Op::Assign(self.pairs(), self.step()),
             11 => Op::AssignAdd(self.pairs(), self.step()),
@@ -57,7 +57,11 @@ impl Draws {
             31 | 32 => Op::Crash { shards: 1 + self.below(4) as usize, hot: Some(self.below(9) as usize).filter(|hot| *hot < 8) },
             34 | 35 => Op::Sweep,
             33 => Op::Change([1, 3][self.below(2) as usize], [0, 30, 200][self.below(3) as usize]),
-            _ => Op::OpenAt(self.below(5) as usize),
+            36 => Op::OpenAt(self.below(5) as usize),
+            37 | 38 => Op::BeginLeaving(self.below(6) as usize),
+            39 | 40 => Op::EndLeaving(self.below(4) > 0),
+            41 | 42 => Op::BeginPrefetch(self.keys(6)),
+            _ => Op::EndPrefetch,
         }
     }
 }

@@ -1,0 +1,65 @@
+//! Rows on their way between the tiers while batches go on.
+#![forbid(unsafe_code)]
+
+use super::TableInner;
+use crate::context::{read, write};
+use crate::error::Result;
+use crate::shard::{Env, Shard};
+use crate::sync::RwLock;
+
+impl TableInner {
+    /// Lets rows leave every shard that is short of room.
+    pub(crate) fn make_room(&self) -> Result<()> {
+        let schema = self.schema();
+        for shard in &self.shards {
+            while !self.context.room.is_stopped() && self.let_leave(&self.env(&schema), shard)? {}
+        }
+        Ok(())
+    }
+
+    /// Lets some rows of a shard leave if it is short of room; returns whether it was.
+    pub(super) fn let_leave(&self, env: &Env<'_>, shard: &RwLock<Shard>) -> Result<bool> {
+        let _moving = read(&self.moves);
+        let Some(leaving) = write(shard).begin_leaving(env)? else { return Ok(false) };
+        let result = leaving.write(env);
+        write(shard).end_leaving(env, leaving, result.is_ok());
+        result.map(|()| true)
+    }
+
+    /// Waits until no row is on its way.
+    pub(super) fn settle_moves(&self) {
+        drop(write(&self.moves));
+    }
+}
+
+#[cfg(feature = "testing")]
+impl super::Table {
+    /// Sends so many rows of each shard on their way out, as the store's thread does, for tests that change them meanwhile.
+    #[doc(hidden)]
+    pub fn begin_leaving(&self, rows: usize) -> Result<()> {
+        let schema = self.inner.schema();
+        for (at, shard) in self.inner.shards.iter().enumerate() {
+            let leaving = write(shard).begin_leaving_of(&self.inner.env(&schema), rows)?;
+            crate::context::lock(&self.inner.leaving).extend(leaving.map(|leaving| (at, leaving)));
+        }
+        Ok(())
+    }
+
+    /// How many they are.
+    #[doc(hidden)]
+    pub fn leaving_rows(&self) -> usize {
+        crate::context::lock(&self.inner.leaving).iter().map(|(_, leaving)| leaving.rows()).sum()
+    }
+
+    /// Writes them, or fails to, and lets them go.
+    #[doc(hidden)]
+    pub fn end_leaving(&self, succeeds: bool) -> Result<()> {
+        let schema = self.inner.schema();
+        let env = self.inner.env(&schema);
+        for (at, leaving) in std::mem::take(&mut *crate::context::lock(&self.inner.leaving)) {
+            let written = succeeds && leaving.write(&env).is_ok();
+            write(&self.inner.shards[at]).end_leaving(&env, leaving, written);
+        }
+        Ok(())
+    }
+}
