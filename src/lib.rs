@@ -13,6 +13,7 @@ mod expiry;
 mod fs;
 mod index;
 mod initializer;
+pub mod join;
 mod kill_point;
 mod log;
 mod manifest;

@@ -13,8 +13,8 @@ use std::process::{Child, Stdio};
 use command::Place;
 use embedrock::{Store, StoreOptions, TableSchema, Update};
 
-const COMMANDS: [&str; 10] =
-    ["train deepfm", "train", "inspect", "verify", "checkpoint", "restore", "follow", "plan", "generate", "bench"];
+const COMMANDS: [&str; 11] =
+    ["train deepfm", "train", "inspect", "verify", "checkpoint", "restore", "follow", "join", "plan", "generate", "bench"];
 /// Small batches, a commit after each few, so that a short stream has several.
 const TRAIN: &str = "train deepfm --batch-size 64 --factors 4 --memory-budget 24MiB --commit-every 4";
 
@@ -459,4 +459,41 @@ fn lookups_and_figures_of_a_serving_copy_are_answered_over_http() {
         assert!(figures.contains(&format!("embedrock_replica_{figure}\n")), "no {figure} in {figures}");
     }
     place.fails(&format!("follow s --replica other --http {address}"), 1, &["cannot listen on"]);
+}
+
+#[test]
+fn events_become_examples_each_once_whenever_the_join_is_killed() {
+    let place = Place::new();
+    let event = |at: u64| match at % 3 {
+        0 => format!("{{\"request\": {}, \"time\": {}, \"keys\": [{at}, 7]}}\n", at / 3, 1_700_000_000 + at),
+        1 => format!("{{\"request\": {}, \"time\": {}, \"label\": {}}}\n", at / 3, 1_700_000_000 + at, at % 2),
+        _ => {
+            format!("{{\"request\": {}, \"time\": {}, \"keys\": [1, {at}], \"dense\": []}}\n", 1_000_000 + at, 1_700_000_000 + at)
+        }
+    };
+    let events: String = (0..60_000).map(event).collect();
+    fs::write(place.path("events"), &events).unwrap();
+    let line = "join events --keys 2 --wait 10m --remember 5m --negatives 0.3 --memory-budget 24MiB --commit-every 2000";
+    let whole = place.json(&format!("{line} --store whole --out expected"));
+    assert_eq!(whole["joined"].as_u64(), Some(20_000), "{whole}");
+    for life in 0..4 {
+        let mut join = Background(place.start(&format!("{line} --store s --out out")));
+        while join.0.try_wait().unwrap().is_none()
+            && fs::metadata(place.path("out")).map_or(0, |out| out.len()) < life * 150_000 + 1
+        {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+    let resumed = place.json(&format!("{line} --store s --out out"));
+    assert_eq!(resumed, whole);
+    let read = |name: &str| fs::read_to_string(place.path(name)).unwrap();
+    assert!(read("out") == read("expected"), "the examples differ");
+    assert_eq!(read("out").lines().count() as u64, whole["examples"].as_u64().unwrap());
+    let first: serde_json::Value = serde_json::from_str(read("out").lines().next().unwrap()).unwrap();
+    assert!((first["offset"].as_f64().unwrap() + 0.3f64.ln()).abs() < 1e-6 && first["keys"].as_array().unwrap().len() == 2);
+    place.fails(&format!("{line} --store s --out out --seed 9"), 2, &["other options"]);
+    fs::write(place.path("odd"), "{\"request\": 1, \"time\": 5}\n").unwrap();
+    place.fails("join odd --keys 2 --store odd-store --out odd-out", 1, &["odd at byte 0", "either keys"]);
+    fs::write(place.path("out"), "").unwrap();
+    place.fails(&format!("{line} --store s --out out"), 1, &["lost examples"]);
 }

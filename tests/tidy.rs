@@ -27,7 +27,7 @@ const ROWS: &[&[&str]] = &[
     &["restore", "verify", "quantized"],
     &["remote"],
     &["store"],
-    &["replica"],
+    &["replica", "join"],
     &["testing"],
     &["lib"],
     &["train"],

@@ -9,6 +9,7 @@ mod exporter;
 mod follow;
 mod generate;
 mod inspect;
+mod join;
 mod output;
 mod plan;
 mod restore;
@@ -47,6 +48,8 @@ enum Command {
     Restore(restore::Args),
     /// Keep a serving copy of a store beside its trainer, and say how far it is behind
     Follow(follow::Args),
+    /// Make training examples of features and the actions that answer them
+    Join(join::Args),
     /// Estimate memory and disk for a table
     Plan(plan::Args),
     /// Write a seeded synthetic data set
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Command::Checkpoint(args) => checkpoint::run(&args),
         Command::Restore(args) => restore::run(&args),
         Command::Follow(args) => follow::run(&args),
+        Command::Join(args) => join::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Bench(args) => bench::run(&args, &[]),
