@@ -14,6 +14,8 @@ use crate::types::At;
 const MIN_BASES: usize = 2;
 /// The memory budget where none is given.
 pub(crate) const DEFAULT_MEMORY_BUDGET: usize = 1 << 30;
+/// Reads of cold rows in flight where nothing is said: devices gain little beyond.
+const DEFAULT_COLD_READERS: usize = 32;
 /// The farthest that an event time may be ahead of the clock where nothing is said: a day.
 pub(crate) const DEFAULT_MAX_CLOCK_STEP_SECS: u32 = 86_400;
 
@@ -95,6 +97,7 @@ pub struct StoreOptions {
     pub(crate) hot_rows: Option<usize>,
     pub(crate) threads: usize,
     pub(crate) prefetch_threads: Option<usize>,
+    pub(crate) cold_readers: usize,
     pub(crate) shards: Option<usize>,
     pub(crate) seed: u64,
     pub(crate) at: At,
@@ -120,6 +123,7 @@ impl Default for StoreOptions {
             hot_rows: None,
             threads: 0,
             prefetch_threads: None,
+            cold_readers: DEFAULT_COLD_READERS,
             shards: None,
             seed: 0,
             at: At::Latest,
@@ -167,6 +171,13 @@ impl StoreOptions {
     #[must_use]
     pub fn prefetch_threads(mut self, threads: usize) -> Self {
         self.prefetch_threads = Some(threads);
+        self
+    }
+
+    /// Threads that only wait for reads of cold rows, at most 1,024: as many are in flight at once, and one a caller. Default 32.
+    #[must_use]
+    pub fn cold_readers(mut self, readers: usize) -> Self {
+        self.cold_readers = readers;
         self
     }
 

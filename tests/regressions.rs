@@ -164,6 +164,8 @@ fn options_take_any_number() {
     assert_eq!(store.stats().tables[0].hot_rows, 2);
     let refused = open(StoreOptions::default().threads(1_000_000));
     assert!(matches!(refused, Err(Error::InvalidOption { option: "threads", .. })));
+    let refused = open(StoreOptions::default().cold_readers(1_025));
+    assert!(matches!(refused, Err(Error::InvalidOption { option: "cold_readers", .. })));
 }
 
 #[test]

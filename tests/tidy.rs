@@ -72,6 +72,7 @@ const UNORDERED: &[&str] = &[
     "src/fs/lock.rs",
     "src/fs/scratch.rs",
     "src/slab/chunk.rs",
+    "src/cold/readers.rs",
     "src/cold/rocks.rs",
     "src/cold/twin.rs",
     "src/train/",

@@ -81,7 +81,7 @@ pub(crate) fn read_rates(files: &[std::path::PathBuf]) -> io::Result<Rates> {
     Ok(Rates { cached: rate(false)?, direct: rate(true).unwrap_or(0.0) })
 }
 
-fn forget_file(path: &Path) -> io::Result<()> {
+pub(crate) fn forget_file(path: &Path) -> io::Result<()> {
     let file = File::open(path)?;
     file.sync_all()?;
     // SAFETY: the descriptor is open; the call takes no pointers.

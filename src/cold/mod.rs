@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `mod.rs` | [`ColdTier`], [`ColdBatch`], the shape of a value |
 //! | `rocks.rs` | RocksDB (feature `rocksdb`): options, reads, writes, checkpoints, errors |
+//! | `readers.rs` | (feature `rocksdb`) threads that keep many reads in flight |
 //! | `link.rs` | (feature `rocksdb`) a fresh live directory from the untrusted files of a checkpoint |
 //! | `twin.rs` | the twin: what RocksDB loses, when it filters, how it fails |
 //! | `rows.rs` | the file of the twin's checkpoint |
@@ -25,6 +26,8 @@ use crate::types::{TableId, UnixSeconds};
 
 #[cfg(feature = "rocksdb")]
 mod link;
+#[cfg(feature = "rocksdb")]
+mod readers;
 #[cfg(feature = "rocksdb")]
 pub(crate) mod rocks;
 mod rows;

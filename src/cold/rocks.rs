@@ -22,6 +22,7 @@ use rocksdb::{
     ErrorKind, LogLevel, MultiThreaded, Options, ReadOptions, WriteBatch, WriteBufferManager, WriteOptions, properties,
 };
 
+use crate::cold::readers::Readers;
 use crate::cold::{ColdBatch, ColdTier, TIME_BYTES, link, time_of};
 use crate::error::{Error, Result};
 use crate::expiry::Horizons;
@@ -30,8 +31,8 @@ use crate::types::{TableId, unmix};
 /// The least memory RocksDB runs in.
 pub(crate) const MIN_MEMORY: usize = 8 << 20;
 
-/// Keys a read asks for at once: RocksDB works in groups of 32, and each row found pins its block until the group is done.
-const READ_GROUP: usize = 256;
+/// Keys that are read before their rows are given to the caller: enough for all readers, and what is found stays small.
+const READ_ROUND: usize = 4096;
 
 /// Open table files: each takes a descriptor, and a few KiB beside the cache.
 const MAX_OPEN_FILES: i32 = 512;
@@ -40,11 +41,18 @@ type Db = DBWithThreadMode<MultiThreaded>;
 
 /// Cold rows on disk.
 pub(crate) struct RocksCold {
-    db: Db,
+    // First, so that its threads have ended when the database closes.
+    readers: Readers,
+    files: Arc<Files>,
     tables: RwLock<BTreeMap<TableId, Table>>,
     cache: Cache,
     buffers: WriteBufferManager,
     base: Options,
+}
+
+/// What reader threads need.
+struct Files {
+    db: Db,
     live_dir: PathBuf,
 }
 
@@ -57,8 +65,9 @@ struct Table {
 }
 
 impl RocksCold {
-    /// Rebuilds `live_dir` from the checkpoint at `from`, or empty, and opens it within `memory` bytes.
-    pub(crate) fn open(live_dir: &Path, from: Option<&Path>, memory: usize) -> Result<RocksCold> {
+    /// Rebuilds `live_dir` from the checkpoint at `from`, or empty, and opens it within `memory` bytes. So many threads read
+    /// beside the callers.
+    pub(crate) fn open(live_dir: &Path, from: Option<&Path>, memory: usize, readers: usize) -> Result<RocksCold> {
         if memory < MIN_MEMORY {
             return Err(Error::BudgetTooSmall { needed: MIN_MEMORY, budget: memory });
         }
@@ -89,6 +98,7 @@ impl RocksCold {
         };
         let db = match open(&base) {
             Err(error) if AsRef::<str>::as_ref(&error).contains("Direct I/O") => {
+                base.set_use_direct_reads(false);
                 base.set_use_direct_io_for_flush_and_compaction(false);
                 open(&base)
             }
@@ -96,13 +106,14 @@ impl RocksCold {
         };
         let (db, tables) = (db.map_err(failed)?, RwLock::new(tables));
         base.set_disable_auto_compactions(false);
-        let cold = RocksCold { db, tables, cache, buffers, base, live_dir: live_dir.to_path_buf() };
+        let files = Arc::new(Files { db, live_dir: live_dir.to_path_buf() });
+        let cold = RocksCold { readers: Readers::new(readers)?, files, tables, cache, buffers, base };
         if let Some(from) = from {
             cold.complete(from, &imported)?;
         }
         cold.tables().into_iter().try_for_each(|table| {
-            let family = cold.family("open", table)?;
-            cold.db.set_options_cf(&family, &[("disable_auto_compactions", "false")]).map_err(failed)
+            let family = cold.files.family("open", table)?;
+            cold.files.db.set_options_cf(&family, &[("disable_auto_compactions", "false")]).map_err(failed)
         })?;
         Ok(cold)
     }
@@ -110,7 +121,7 @@ impl RocksCold {
     /// Checks that the manifest knows every table file beside it. RocksDB takes a manifest that was cut short for one whose
     /// last write was torn, and would quietly go on without the rows.
     fn complete(&self, from: &Path, imported: &[String]) -> Result<()> {
-        let live = self.db.live_files().map_err(|error| self.translate("open", error))?;
+        let live = self.files.db.live_files().map_err(|error| self.files.translate("open", error))?;
         let live: BTreeSet<&str> = live.iter().map(|file| file.name.trim_start_matches('/')).collect();
         match imported.iter().find(|name| !live.contains(name.as_str())) {
             Some(name) => {
@@ -124,6 +135,15 @@ impl RocksCold {
         read(&self.tables.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Compacts a table's every file, so that everything expired goes.
+    #[cfg(test)]
+    pub(crate) fn compact(&self, table: TableId) -> Result<()> {
+        self.files.db.compact_range_cf(&self.files.family("compact", table)?, None::<&[u8]>, None::<&[u8]>);
+        Ok(())
+    }
+}
+
+impl Files {
     fn family(&self, action: &'static str, table: TableId) -> Result<Arc<rocksdb::BoundColumnFamily<'_>>> {
         self.db
             .cf_handle(&name_of(table))
@@ -138,11 +158,40 @@ impl RocksCold {
         Error::corrupt(&self.live_dir, 0, format!("table {} holds {what}", table.0))
     }
 
-    /// Compacts a table's every file, so that everything expired goes.
-    #[cfg(test)]
-    pub(crate) fn compact(&self, table: TableId) -> Result<()> {
-        self.db.compact_range_cf(&self.family("compact", table)?, None::<&[u8]>, None::<&[u8]>);
-        Ok(())
+    /// Reads a group of ascending keys, one device read after the other.
+    fn read(&self, table: TableId, keys: &[u64]) -> Result<Rows> {
+        let family = self.family("read", table)?;
+        let keys: Vec<[u8; 8]> = keys.iter().map(|key| key.to_be_bytes()).collect();
+        let values = self.db.batched_multi_get_cf_opt(&family, keys.iter(), true, &read_options(true));
+        let mut rows = Rows::default();
+        for (position, value) in values.into_iter().enumerate() {
+            if let Some(value) = value.map_err(|error| self.translate("read", error))? {
+                if value.len() < TIME_BYTES {
+                    return Err(self.odd(table, "a value too short for a time"));
+                }
+                rows.bytes.extend_from_slice(&value);
+                rows.places.push((position, rows.bytes.len()));
+            }
+        }
+        Ok(rows)
+    }
+}
+
+/// Values that were found.
+#[derive(Default)]
+struct Rows {
+    /// The position of a key in its group, and where its value ends in `bytes`.
+    places: Vec<(usize, usize)>,
+    bytes: Vec<u8>,
+}
+
+impl Rows {
+    fn visit(&self, first: usize, found: &mut dyn FnMut(usize, &[u8])) {
+        let mut start = 0;
+        for &(position, end) in &self.places {
+            found(first + position, &self.bytes[start..end]);
+            start = end;
+        }
     }
 }
 
@@ -159,7 +208,7 @@ impl ColdTier for RocksCold {
         }
         let made = Table { value_bytes, horizon: Arc::default() };
         let options = table_options(&self.base, &made.horizon);
-        self.db.create_cf(name_of(table), &options).map_err(|error| self.translate("create a table", error))?;
+        self.files.db.create_cf(name_of(table), &options).map_err(|error| self.files.translate("create a table", error))?;
         tables.insert(table, made);
         Ok(())
     }
@@ -167,7 +216,7 @@ impl ColdTier for RocksCold {
     fn drop_table(&self, table: TableId) -> Result<()> {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         if tables.contains_key(&table) {
-            self.db.drop_cf(&name_of(table)).map_err(|error| self.translate("drop a table", error))?;
+            self.files.db.drop_cf(&name_of(table)).map_err(|error| self.files.translate("drop a table", error))?;
             tables.remove(&table);
         }
         Ok(())
@@ -179,27 +228,20 @@ impl ColdTier for RocksCold {
 
     fn get_many(&self, table: TableId, mixed: &[u64], found: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
         debug_assert!(mixed.is_sorted());
-        let family = self.family("read", table)?;
-        let options = read_options(true);
-        let mut keys = Vec::with_capacity(mixed.len().min(READ_GROUP));
-        for (group, chunk) in mixed.chunks(READ_GROUP).enumerate() {
-            keys.clear();
-            keys.extend(chunk.iter().map(|key| key.to_be_bytes()));
-            let values = self.db.batched_multi_get_cf_opt(&family, keys.iter(), true, &options);
-            for (position, value) in values.into_iter().enumerate() {
-                if let Some(value) = value.map_err(|error| self.translate("read", error))? {
-                    if value.len() < TIME_BYTES {
-                        return Err(self.odd(table, "a value too short for a time"));
-                    }
-                    found(group * READ_GROUP + position, &value);
-                }
+        for (round, keys) in mixed.chunks(READ_ROUND).enumerate() {
+            let size = self.readers.group_of(keys.len());
+            let (groups, first) = (keys.len().div_ceil(size), round * READ_ROUND);
+            let (files, keys): (_, Arc<[u64]>) = (Arc::clone(&self.files), Arc::from(keys));
+            let read = move |group: usize| files.read(table, &keys[group * size..keys.len().min((group + 1) * size)]);
+            for (group, rows) in self.readers.run(groups, read)?.into_iter().enumerate() {
+                rows?.visit(first + group * size, found);
             }
         }
         Ok(())
     }
 
     fn write(&self, table: TableId, batch: &ColdBatch) -> Result<()> {
-        let family = self.family("write", table)?;
+        let family = self.files.family("write", table)?;
         let value_bytes = self.read_tables(|tables| tables.get(&table).map_or(0, |known| known.value_bytes));
         if let Some(message) = batch.misfit(table, value_bytes) {
             return Err(Error::Cold { action: "write", message });
@@ -213,22 +255,22 @@ impl ColdTier for RocksCold {
         }
         let mut options = WriteOptions::default();
         options.disable_wal(true);
-        self.db.write_opt(operations, &options).map_err(|error| self.translate("write", error))
+        self.files.db.write_opt(operations, &options).map_err(|error| self.files.translate("write", error))
     }
 
     fn scan(&self, table: TableId, visit: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
-        let family = self.family("scan", table)?;
-        let mut rows = self.db.raw_iterator_cf_opt(&family, read_options(false));
+        let family = self.files.family("scan", table)?;
+        let mut rows = self.files.db.raw_iterator_cf_opt(&family, read_options(false));
         rows.seek_to_first();
         while let Some((key, value)) = rows.item() {
-            let key = <[u8; 8]>::try_from(key).map_err(|_| self.odd(table, "a key that is not 8 bytes long"))?;
+            let key = <[u8; 8]>::try_from(key).map_err(|_| self.files.odd(table, "a key that is not 8 bytes long"))?;
             if value.len() < TIME_BYTES {
-                return Err(self.odd(table, "a value too short for a time"));
+                return Err(self.files.odd(table, "a value too short for a time"));
             }
             visit(u64::from_be_bytes(key), value)?;
             rows.next();
         }
-        rows.status().map_err(|error| self.translate("scan", error))
+        rows.status().map_err(|error| self.files.translate("scan", error))
     }
 
     fn checkpoint(&self, dir: &Path) -> Result<()> {
@@ -237,9 +279,9 @@ impl ColdTier for RocksCold {
         }
         // Tables neither come nor go meanwhile: the checkpoint holds all of each it names.
         let _tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-        Checkpoint::new(&self.db)
+        Checkpoint::new(&self.files.db)
             .and_then(|checkpoint| checkpoint.create_checkpoint(dir))
-            .map_err(|error| self.translate("write a checkpoint", error))?;
+            .map_err(|error| self.files.translate("write a checkpoint", error))?;
         link::seal(dir)
     }
 
@@ -252,8 +294,8 @@ impl ColdTier for RocksCold {
     }
 
     fn keys(&self, table: TableId) -> u64 {
-        let Some(family) = self.db.cf_handle(&name_of(table)) else { return 0 };
-        self.db.property_int_value_cf(&family, properties::ESTIMATE_NUM_KEYS).ok().flatten().unwrap_or(0)
+        let Some(family) = self.files.db.cf_handle(&name_of(table)) else { return 0 };
+        self.files.db.property_int_value_cf(&family, properties::ESTIMATE_NUM_KEYS).ok().flatten().unwrap_or(0)
     }
 
     fn memory_bytes(&self) -> usize {
@@ -268,7 +310,9 @@ impl ColdTier for RocksCold {
 
 impl RocksCold {
     fn sum(&self, property: &rocksdb::properties::PropName) -> u64 {
-        let of = |table: TableId| self.db.property_int_value_cf(&self.db.cf_handle(&name_of(table))?, property).ok().flatten();
+        let of = |table: TableId| {
+            self.files.db.property_int_value_cf(&self.files.db.cf_handle(&name_of(table))?, property).ok().flatten()
+        };
         self.tables().into_iter().filter_map(of).sum()
     }
 }
@@ -298,6 +342,7 @@ fn options(memory: usize, cache: &Cache, buffers: &WriteBufferManager) -> Option
     options.set_arena_block_size(memtable / 16);
     options.set_max_write_buffer_number(2);
     options.set_compression_type(DBCompressionType::None);
+    options.set_use_direct_reads(true);
     options.set_use_direct_io_for_flush_and_compaction(true);
     let buffer = (memory / 32).clamp(256 << 10, 2 << 20);
     options.set_compaction_readahead_size(buffer);

@@ -15,6 +15,8 @@ use crate::types::{TableId, mix};
 const T: TableId = TableId(3);
 #[cfg(feature = "rocksdb")]
 const MEMORY: usize = 16 << 20;
+#[cfg(feature = "rocksdb")]
+const READERS: usize = 5;
 
 type Open = fn(&Path, Option<&Path>) -> Result<Box<dyn ColdTier>>;
 
@@ -25,7 +27,7 @@ fn twin(live: &Path, from: Option<&Path>) -> Result<Box<dyn ColdTier>> {
 
 #[cfg(feature = "rocksdb")]
 fn rocks(live: &Path, from: Option<&Path>) -> Result<Box<dyn ColdTier>> {
-    Ok(Box::new(super::rocks::RocksCold::open(live, from, MEMORY)?))
+    Ok(Box::new(super::rocks::RocksCold::open(live, from, MEMORY, READERS)?))
 }
 
 fn each(test: fn(Open, &Path)) {
@@ -111,6 +113,21 @@ fn rows_come_and_go() {
         assert!(cold.scan(T, &mut |_, _| Ok(())).is_err());
         cold.create_table(T, 20).unwrap();
         assert!(all(&*cold).is_empty());
+    });
+}
+
+/// More keys than are read in a round, of which some are missing and some come again.
+#[test]
+fn many_rows_are_read_in_order() {
+    each(|open, dir| {
+        let cold = open(&dir.join("live"), None).unwrap();
+        cold.create_table(T, 20).unwrap();
+        let rows: Vec<(u64, u32)> = (0..9_000).map(|key| (key * 3, key as u32)).collect();
+        put(&*cold, &rows);
+        let mut keys: Vec<u64> = (0..27_000).filter(|key| key % 2 == 0).chain((0..27_000).step_by(63)).collect();
+        keys.sort_unstable();
+        let expected: Vec<_> = keys.iter().map(|key| (key % 3 == 0).then(|| value(*key, (key / 3) as u32))).collect();
+        assert!(get(&*cold, &keys) == expected);
     });
 }
 
@@ -287,7 +304,7 @@ fn rocks_refuses_what_is_no_checkpoint() {
     use super::rocks::RocksCold;
     let dir = tempfile::tempdir().unwrap();
     let (live, base, copy) = (dir.path().join("live"), dir.path().join("base"), dir.path().join("copy"));
-    assert!(matches!(RocksCold::open(&live, None, 1), Err(Error::BudgetTooSmall { .. })));
+    assert!(matches!(RocksCold::open(&live, None, 1, READERS), Err(Error::BudgetTooSmall { .. })));
     let cold = rocks(&live, None).unwrap();
     cold.create_table(T, 20).unwrap();
     put(&*cold, &[(1, 1)]);
@@ -325,14 +342,14 @@ fn rocks_refuses_what_is_no_checkpoint() {
 fn rocks_compactions_drop_expired_rows() {
     let dir = tempfile::tempdir().unwrap();
     let (live, base) = (dir.path().join("live"), dir.path().join("base"));
-    let cold = super::rocks::RocksCold::open(&live, None, MEMORY).unwrap();
+    let cold = super::rocks::RocksCold::open(&live, None, MEMORY, READERS).unwrap();
     cold.create_table(T, 20).unwrap();
     put(&cold, &[(1, 10), (2, 11), (3, 0), (4, u32::MAX)]);
     cold.compact(T).unwrap();
     assert_eq!(all(&cold).len(), 4);
     cold.checkpoint(&base).unwrap();
     drop(cold);
-    let cold = super::rocks::RocksCold::open(&live, Some(&base), MEMORY).unwrap();
+    let cold = super::rocks::RocksCold::open(&live, Some(&base), MEMORY, READERS).unwrap();
     cold.expire(T, Horizons::before(11));
     put(&cold, &[(5, 1)]);
     cold.compact(T).unwrap();

@@ -184,6 +184,7 @@ pub(crate) fn check_options(options: &StoreOptions) -> Result<()> {
     shards(options)?;
     check_threads("threads", options.threads)?;
     check_threads("prefetch_threads", options.prefetch_threads.unwrap_or(0))?;
+    check_threads("cold_readers", options.cold_readers)?;
     Budget::new(options.memory_budget).reserve(capture_bytes(options) + if options.twin { 0 } else { cold_bytes(options) })
 }
 
@@ -255,7 +256,7 @@ fn open_cold(
     }
     let memory = cold_bytes(options);
     budget.reserve(memory)?;
-    open_rocks(&site.live, from.as_deref(), memory)
+    open_rocks(&site.live, from.as_deref(), memory, options.cold_readers)
 }
 
 /// The cold tier checks its blocks as it reads them; that a file is missing or shorter must be found now.
@@ -275,11 +276,11 @@ fn check_cold_files(site: &Site<'_>, base: &Manifest) -> Result<()> {
 }
 
 #[cfg(feature = "rocksdb")]
-fn open_rocks(live: &Path, from: Option<&Path>, memory: usize) -> Result<Arc<dyn ColdTier>> {
-    Ok(Arc::new(crate::cold::rocks::RocksCold::open(live, from, memory)?))
+fn open_rocks(live: &Path, from: Option<&Path>, memory: usize, readers: usize) -> Result<Arc<dyn ColdTier>> {
+    Ok(Arc::new(crate::cold::rocks::RocksCold::open(live, from, memory, readers)?))
 }
 
 #[cfg(not(feature = "rocksdb"))]
-fn open_rocks(_: &Path, _: Option<&Path>, _: usize) -> Result<Arc<dyn ColdTier>> {
+fn open_rocks(_: &Path, _: Option<&Path>, _: usize, _: usize) -> Result<Arc<dyn ColdTier>> {
     Err(Error::InvalidOption { option: "twin", what: "this build has no RocksDB".into() })
 }

@@ -116,6 +116,12 @@ pub(crate) fn all_rows(site: &Site, thread: usize) -> impl Iterator<Item = (Batc
     })
 }
 
+/// A prime above any number of rows that fit, so each rank has a place of its own, and the most frequent ones lie apart from each
+/// other.
+pub(crate) fn place(rank: u64, rows: u64) -> u64 {
+    (u128::from(rank) * 1_000_000_000_039 % u128::from(rows)) as u64
+}
+
 impl Workload {
     pub(crate) fn new(site: &Site, distribution: Distribution, batch: usize) -> Workload {
         let mut random = Random::new(7);
@@ -133,9 +139,7 @@ impl Workload {
                         Some(zipf) => zipf.rank(&mut random),
                         None => random.bits() % rows,
                     };
-                    // A prime above any number of rows that fit, so each rank has a place of its own, and the most frequent
-                    // ones lie apart from each other.
-                    let place = (u128::from(rank) * 1_000_000_000_039 % u128::from(rows)) as u64;
+                    let place = place(rank, rows);
                     drawn.keys.push(key_of(first + place * site.threads as u64 + thread as u64));
                     drawn.places.push(place as u32);
                 }
@@ -150,14 +154,14 @@ impl Workload {
 }
 
 /// A counter, mixed.
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    fn new(seed: u64) -> Random {
+    pub(crate) fn new(seed: u64) -> Random {
         Random(seed)
     }
 
-    fn bits(&mut self) -> u64 {
+    pub(crate) fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         key_of(self.0)
     }
@@ -169,7 +173,7 @@ impl Random {
 }
 
 /// Draws Zipf ranks exactly, by rejection from the integral (Hoermann, Derflinger 1996).
-struct Zipf {
+pub(crate) struct Zipf {
     ranks: f64,
     exponent: f64,
     low: f64,
@@ -178,7 +182,7 @@ struct Zipf {
 }
 
 impl Zipf {
-    fn new(ranks: u64, exponent: f64) -> Zipf {
+    pub(crate) fn new(ranks: u64, exponent: f64) -> Zipf {
         let mut zipf = Zipf { ranks: ranks as f64, exponent, low: 0.0, high: 0.0, squeeze: 0.0 };
         zipf.low = zipf.integral(1.5) - 1.0;
         zipf.high = zipf.integral(zipf.ranks + 0.5);
@@ -195,7 +199,7 @@ impl Zipf {
     }
 
     /// A rank, from 0.
-    fn rank(&self, random: &mut Random) -> u64 {
+    pub(crate) fn rank(&self, random: &mut Random) -> u64 {
         loop {
             let y = self.high + random.unit() * (self.low - self.high);
             let x = self.inverse(y);
