@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::drive::Failure;
 use crate::workload::key_of;
 
-pub(crate) const DEPTHS: [usize; 4] = [1, 8, 32, 128];
+pub(crate) const DEPTHS: [usize; 5] = [1, 4, 16, 32, 64];
 const PAGE: usize = 4096;
 const BLOCK: usize = 4 << 20;
 

@@ -18,8 +18,9 @@ use rocksdb::checkpoint::Checkpoint;
 use rocksdb::compaction_filter::{CompactionFilter, Decision};
 use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
 use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, ChecksumType, ColumnFamilyDescriptor, DBCompressionType, DBWithThreadMode,
-    ErrorKind, LogLevel, MultiThreaded, Options, ReadOptions, WriteBatch, WriteBufferManager, WriteOptions, properties,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ChecksumType, ColumnFamilyDescriptor, DBCompactionStyle, DBCompressionType,
+    DBWithThreadMode, ErrorKind, LogLevel, MultiThreaded, Options, ReadOptions, UniversalCompactOptions, WriteBatch,
+    WriteBufferManager, WriteOptions, properties,
 };
 
 use crate::cold::readers::Readers;
@@ -33,6 +34,9 @@ pub(crate) const MIN_MEMORY: usize = 8 << 20;
 
 /// Keys that are read before their rows are given to the caller: enough for all readers, and what is found stays small.
 const READ_ROUND: usize = 4096;
+
+/// Runs of rows that a table may have before some are merged.
+const RUNS_BEFORE_MERGE: i32 = 6;
 
 /// Open table files: each takes a descriptor, and a few KiB beside the cache.
 const MAX_OPEN_FILES: i32 = 512;
@@ -341,6 +345,11 @@ fn options(memory: usize, cache: &Cache, buffers: &WriteBufferManager) -> Option
     options.set_write_buffer_size(memtable);
     options.set_arena_block_size(memtable / 16);
     options.set_max_write_buffer_number(2);
+    options.set_compaction_style(DBCompactionStyle::Universal);
+    options.set_universal_compaction_options(&universal());
+    options.set_level_zero_file_num_compaction_trigger(RUNS_BEFORE_MERGE);
+    options.set_level_zero_slowdown_writes_trigger(4 * RUNS_BEFORE_MERGE);
+    options.set_level_zero_stop_writes_trigger(6 * RUNS_BEFORE_MERGE);
     options.set_compression_type(DBCompressionType::None);
     options.set_use_direct_reads(true);
     options.set_use_direct_io_for_flush_and_compaction(true);
@@ -355,6 +364,16 @@ fn options(memory: usize, cache: &Cache, buffers: &WriteBufferManager) -> Option
     options.set_keep_log_file_num(1);
     options.set_stats_dump_period_sec(0);
     options.set_stats_persist_period_sec(0);
+    options
+}
+
+/// Keys are spread evenly, so every file of a level overlaps every file of the next: levels would write a row that changes dozens of times.
+/// Runs of about a size are merged instead, and all of them when the older ones are mostly covered by newer ones.
+fn universal() -> UniversalCompactOptions {
+    let mut options = UniversalCompactOptions::default();
+    options.set_size_ratio(10);
+    options.set_min_merge_width(4);
+    options.set_max_size_amplification_percent(100);
     options
 }
 
