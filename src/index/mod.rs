@@ -184,17 +184,21 @@ impl Index {
 
     /// The number of buckets needed to hold `keys` keys, where that is more than now.
     pub(crate) fn growth_for(&self, keys: usize) -> Option<usize> {
-        let fits = |buckets: usize| keys * 1000 <= buckets * WIDTH * MAX_LOAD_PER_MILLE;
-        if fits(self.buckets.len()) {
+        if Index::holds(self.buckets.len(), keys) {
             return None;
         }
         let mut buckets = self.buckets.len();
-        while !fits(buckets) {
+        while !Index::holds(buckets, keys) {
             buckets = (buckets * GROWTH_NUMERATOR).div_ceil(GROWTH_DENOMINATOR);
         }
         // Whole huge pages, once half of one is needed: an end in small pages costs more time than the memory is worth.
         const A_PAGE: usize = HUGE_PAGE_BYTES / size_of::<Bucket>();
         Some(if buckets >= A_PAGE / 2 { buckets.next_multiple_of(A_PAGE) } else { buckets })
+    }
+
+    /// Whether `buckets` buckets are enough for `keys` keys.
+    pub(crate) fn holds(buckets: usize, keys: usize) -> bool {
+        keys * 1000 <= buckets * WIDTH * MAX_LOAD_PER_MILLE
     }
 
     /// Bytes of an index of `buckets` buckets.

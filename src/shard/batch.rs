@@ -67,6 +67,7 @@ impl Shard {
     /// Brings the batch's rows in and reserves the new ones. On an error the shard is as before, placement aside.
     pub(crate) fn prepare(&mut self, env: &Env<'_>, batch: &Batch, keys: &[Key], plan: &mut Plan) -> Result<()> {
         plan.deduplicate(keys);
+        plan.buckets = self.index.buckets();
         let result = self.prepare_rows(env, batch, plan);
         if result.is_err() {
             self.cancel(env.context, plan);
@@ -196,7 +197,7 @@ impl Shard {
                 Kind::Skip => {}
             }
         }
-        context.budget.release(self.slab.shrink());
+        self.give_back(context, plan.buckets);
     }
 
     /// Applies what was prepared; returns the change in the number of rows and the rows touched.

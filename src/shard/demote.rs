@@ -8,6 +8,7 @@ use super::image::{push_image, push_lanes};
 use super::policy::{self, FRESH, Ghosts, PROBATION, PROBATION_SHARE};
 use super::{Env, Shard};
 use crate::cold::ColdBatch;
+use crate::context::Context;
 use crate::error::Result;
 use crate::index::{Index, TOMBSTONE_BIT};
 use crate::kill_point::{KillPoint, reach};
@@ -97,20 +98,19 @@ impl Shard {
     /// The rows that should leave now, ahead of the batches that will want their room: none while there is memory to grow into.
     pub(super) fn shortage(&self, env: &Env<'_>) -> usize {
         let (rows, free) = (self.slab.capacity(), self.slab.available());
-        if free >= rows / LOW_SHARE || env.context.budget.left_for_rows() >= self.slab.chunk_bytes() {
+        if free >= rows / LOW_SHARE || env.context.budget.left_for_rows() >= self.slab.next_step().1 {
             0
         } else {
             rows / HIGH_SHARE - free
         }
     }
 
-    /// Adds a chunk, and the index places for it, if the budget has both.
+    /// Adds room for rows, and the index places for them, if the budget has both.
     pub(super) fn grow(&mut self, env: &Env<'_>) -> Result<bool> {
         let budget = &env.context.budget;
-        let capacity = self.slab.capacity() + self.slab.chunk_rows();
-        let buckets = self.index.growth_for(capacity);
-        let index_bytes = buckets.map_or(0, Index::bytes_for);
-        let bytes = self.slab.chunk_bytes() + index_bytes;
+        let (rows, bytes) = self.slab.next_step();
+        let buckets = self.index.growth_for(self.slab.capacity() + rows);
+        let bytes = bytes + buckets.map_or(0, Index::bytes_for);
         if !budget.try_reserve_for_rows(bytes) {
             return Ok(false);
         }
@@ -119,18 +119,27 @@ impl Shard {
             return Err(error);
         }
         if let Some(buckets) = buckets {
-            self.rebuild_index(env, buckets);
+            self.rebuild_index(env.context, buckets);
         }
         reach(KillPoint::ShardGrown);
         Ok(true)
     }
 
+    /// Gives back the memory that holds no row, and the index places beyond `buckets` that no row needs.
+    pub(super) fn give_back(&mut self, context: &Context, buckets: usize) {
+        context.budget.release(self.slab.shrink());
+        let enough = Index::holds(buckets, self.index.len());
+        if buckets < self.index.buckets() && enough && context.budget.try_reserve(Index::bytes_for(buckets)) {
+            self.rebuild_index(context, buckets);
+        }
+    }
+
     /// Gives the index `buckets` buckets, whose bytes the caller has reserved; those of the old ones are given back.
-    pub(super) fn rebuild_index(&mut self, env: &Env<'_>, buckets: usize) {
+    pub(super) fn rebuild_index(&mut self, context: &Context, buckets: usize) {
         let before = self.index.memory_bytes();
         let Shard { index, slab, .. } = self;
         index.rebuild(buckets, |row| slab.prefetch(row, 0), |row| mix(slab.key(row)));
-        env.context.budget.release(before);
+        context.budget.release(before);
     }
 
     /// Demotes down to `rows` hot rows, as far as rows are not pinned.

@@ -31,7 +31,7 @@ impl Shard {
         let capacity = rows.next_multiple_of(self.slab.chunk_rows());
         let Some(buckets) = self.index.growth_for(capacity) else { return };
         if env.context.budget.try_reserve_for_rows(Index::bytes_for(buckets)) {
-            self.rebuild_index(env, buckets);
+            self.rebuild_index(env.context, buckets);
         }
     }
 

@@ -123,14 +123,13 @@ pub(crate) fn shard_of(mixed: u64, shards: usize) -> usize {
 }
 
 impl Shard {
-    /// An empty shard with its first chunk.
+    /// An empty shard with room for its first rows, which other tables could not make for it later.
     pub(crate) fn new(env: &Env<'_>, chunk_bytes: usize, backing: Backing) -> Result<Shard> {
-        let slab = Slab::new(env.schema.lanes(), chunk_bytes, backing);
         let index = Index::new();
         env.context.budget.reserve(index.memory_bytes())?;
         let mut shard = Shard {
             index,
-            slab,
+            slab: Slab::new(env.schema.lanes(), chunk_bytes, backing),
             epoch: env.context.epoch(),
             dirty: Vec::new(),
             uncommitted: 0,
@@ -146,7 +145,7 @@ impl Shard {
         if shard.grow(env)? {
             return Ok(shard);
         }
-        let needed = env.context.budget.too_small(shard.slab.chunk_bytes());
+        let needed = env.context.budget.too_small(shard.slab.next_step().1);
         shard.release_all(env.context);
         Err(needed)
     }

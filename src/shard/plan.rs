@@ -36,6 +36,8 @@ pub(crate) struct Plan {
     pub(super) fresh: Vec<u32>,
     pub(super) owner: Vec<u32>,
     seen: Vec<u32>,
+    /// Buckets of the index before.
+    pub(super) buckets: usize,
     pub(super) sums: Vec<f32>,
     /// A row's embedding, where rows are kept in fewer bits.
     pub(super) unpacked: Vec<f32>,

@@ -41,7 +41,7 @@ impl Shard {
         if end < self.index.buckets() {
             return Some(end);
         }
-        env.context.budget.release(self.slab.shrink());
+        self.give_back(env.context, self.index.buckets());
         None
     }
 }

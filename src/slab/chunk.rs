@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use memmap2::{Advice, MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
 
 use super::{Entry, META_BYTES, RowMeta};
 use crate::error::{Error, Result};
@@ -31,11 +31,14 @@ pub(crate) enum Backing {
 
 pub(super) struct Chunk {
     // Invariant: `base` is 64-byte aligned and valid for `rows * (META_BYTES + lanes * 4)` zero-initialised bytes
-    // for as long as `_map` lives; nothing else holds a reference into it.
+    // for as long as `map` lives; nothing else holds a reference into it.
     base: NonNull<u8>,
     rows: usize,
     lanes: usize,
-    _map: MmapRaw,
+    /// Where its first page begins in the mapping.
+    skip: usize,
+    is_anonymous: bool,
+    map: MmapRaw,
 }
 
 // SAFETY: a chunk owns its mapping alone; `&Chunk` only reads and `&mut Chunk` is exclusive, as for a `Vec`.
@@ -51,19 +54,32 @@ impl Chunk {
 
     pub(super) fn map(rows: usize, lanes: usize, backing: &Backing) -> Result<Chunk> {
         let bytes = Chunk::bytes(rows, lanes);
-        let (map, skip) = match backing {
+        let (map, skip, place) = match backing {
             Backing::Anonymous => {
                 let (map, skip) = map_anonymous(bytes).map_err(map_error)?;
-                (map, skip + place(bytes - rows * (META_BYTES + lanes * 4)))
+                (map, skip, place(bytes - rows * (META_BYTES + lanes * 4)))
             }
-            Backing::File(dir) => (map_file(bytes, dir)?, 0),
+            Backing::File(dir) => (map_file(bytes, dir)?, 0, 0),
         };
         // A forked child cannot use the store: without the rows it neither pays for their page tables nor makes the parent copy
         // what it writes next. Advice, as that for huge pages.
         let _ = if cfg!(miri) { Ok(()) } else { map.advise(Advice::DontFork) };
-        let start = map.as_mut_ptr().wrapping_add(skip);
+        let start = map.as_mut_ptr().wrapping_add(skip + place);
         let base = NonNull::new(start).ok_or_else(|| map_error(std::io::Error::other("null mapping")))?;
-        Ok(Chunk { base, rows, lanes, _map: map })
+        Ok(Chunk { base, rows, lanes, skip, is_anonymous: *backing == Backing::Anonymous, map })
+    }
+
+    /// Gives the pages after the first `bytes` bytes back to the system: they are zeros when they are next used. What it refuses it keeps.
+    pub(super) fn give_back(&mut self, bytes: usize) {
+        let mapped = mapped_bytes(self.rows * (META_BYTES + self.lanes * 4));
+        if cfg!(miri) || !self.is_anonymous || bytes >= mapped {
+            return;
+        }
+        // SAFETY: `&mut self` excludes references to rows; zeros are as good as any other bytes, and those pages are the chunk's own.
+        let given = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, self.skip + bytes, mapped - bytes) };
+        if let Err(error) = given {
+            tracing::debug!(%error, "pages of a slab stay");
+        }
     }
 
     #[inline(always)]

@@ -1,11 +1,13 @@
 //! Slabs: memory-mapped arenas of fixed-size rows, and the keys, times and flags beside them.
 //!
-//! A slab grows by whole chunks and never moves a row. Free rows form a list through their own first lane.
+//! A slab maps whole chunks, is charged for their pages as rows come to them, and never moves a row. Free rows form a list through their own first lane.
 
 mod chunk;
+mod steps;
 
 pub(crate) use chunk::Backing;
 use chunk::{Chunk, SPREAD_BYTES};
+use steps::Steps;
 
 use crate::error::Result;
 use crate::index::prefetch;
@@ -101,7 +103,10 @@ pub(crate) struct Slab {
     reciprocal: u64,
     backing: Backing,
     chunks: Vec<Chunk>,
-    // Invariant: rows at and above `fresh` were never handed out; those below are in use or on the free list.
+    steps: Steps,
+    // Invariant: rows below `granted` are accounted and lie in `chunks`; it is what `steps` leads to.
+    granted: usize,
+    // Invariant: at most `granted`; rows at and above `fresh` were never handed out; those below are in use or on the free list.
     fresh: u32,
     free_head: u32,
     free_len: u32,
@@ -123,6 +128,8 @@ impl Slab {
             reciprocal: u64::MAX / u64::from(chunk_rows) + 1,
             backing,
             chunks: Vec::new(),
+            steps: Steps::new(chunk_rows as usize, lanes),
+            granted: 0,
             fresh: 0,
             free_head: NO_ROW,
             free_len: 0,
@@ -139,19 +146,20 @@ impl Slab {
         self.lanes * 4
     }
 
-    /// Bytes one more chunk costs.
-    pub(crate) fn chunk_bytes(&self) -> usize {
-        Chunk::bytes(self.chunk_rows(), self.lanes)
+    /// Rows that one more step gives, and bytes that it costs.
+    pub(crate) fn next_step(&self) -> (usize, usize) {
+        let next = self.steps.after(self.granted);
+        (next - self.granted, self.steps.bytes(next) - self.memory_bytes())
     }
 
-    /// Bytes mapped.
+    /// Bytes accounted: the pages that rows may lie in.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.chunks.len() * self.chunk_bytes()
+        self.steps.bytes(self.granted)
     }
 
-    /// Rows that the chunks hold, in use or not.
+    /// Rows that there is memory for, in use or not.
     pub(crate) fn capacity(&self) -> usize {
-        self.chunks.len() * self.chunk_rows()
+        self.granted
     }
 
     /// Whether a row of this number was handed out, and may still be.
@@ -161,13 +169,17 @@ impl Slab {
 
     /// Rows that can be allocated without growing.
     pub(crate) fn available(&self) -> usize {
-        self.chunks.len() * self.chunk_rows() - self.fresh as usize + self.free_len as usize
+        self.granted - self.fresh as usize + self.free_len as usize
     }
 
-    /// Maps one more chunk. On an error nothing changed.
+    /// Grows by one step. On an error nothing changed.
     pub(crate) fn grow(&mut self) -> Result<()> {
-        let chunk = Chunk::map(self.chunk_rows(), self.lanes, &self.backing)?;
-        self.chunks.push(chunk);
+        let next = self.steps.after(self.granted);
+        if next > self.chunks.len() * self.chunk_rows() {
+            let chunk = Chunk::map(self.chunk_rows(), self.lanes, &self.backing)?;
+            self.chunks.push(chunk);
+        }
+        self.granted = next;
         Ok(())
     }
 
@@ -178,7 +190,7 @@ impl Slab {
             self.free_head = self.row(row)[0].to_bits();
             self.free_len -= 1;
             row
-        } else if (self.fresh as usize) < self.chunks.len() * self.chunk_rows() {
+        } else if (self.fresh as usize) < self.granted {
             self.fresh += 1;
             self.fresh - 1
         } else {
@@ -190,12 +202,19 @@ impl Slab {
         Some(row)
     }
 
-    /// Unmaps the chunks at the end that hold no row, and returns their bytes.
+    /// Gives back the memory at the end that holds no row, but for the first step, and returns its bytes.
     pub(crate) fn shrink(&mut self) -> usize {
-        let needed = (self.fresh as usize).div_ceil(self.chunk_rows());
-        let idle = self.chunks.len() - needed;
-        self.chunks.truncate(needed);
-        idle * self.chunk_bytes()
+        let before = self.memory_bytes();
+        self.granted = self.steps.holding(self.fresh.max(1) as usize).min(self.granted);
+        self.chunks.truncate(self.granted.div_ceil(self.chunk_rows()));
+        let after = self.memory_bytes();
+        let own = after - self.granted / self.chunk_rows() * self.steps.bytes(self.chunk_rows());
+        if own > 0
+            && let Some(last) = self.chunks.last_mut()
+        {
+            last.give_back(own);
+        }
+        before - after
     }
 
     /// Gives a row back.
@@ -318,7 +337,8 @@ mod tests {
             for chunk_bytes in [0, 1 << 16, (2 << 20) - 1, 2 << 20, 11 << 20] {
                 let slab = Slab::new(lanes, chunk_bytes, Backing::Anonymous);
                 let rows = slab.chunk_rows;
-                assert!(rows.is_multiple_of(8) && (slab.chunk_bytes() <= chunk_bytes.next_multiple_of(4096) || rows == 8));
+                let bytes = slab.steps.bytes(rows as usize);
+                assert!(rows.is_multiple_of(8) && (bytes <= chunk_bytes.next_multiple_of(4096) || rows == 8));
                 let ends = (0..u32::MAX / rows)
                     .step_by(997)
                     .chain([u32::MAX / rows - 1])
@@ -337,7 +357,7 @@ mod tests {
         let kept = slab.allocate().unwrap();
         (0..4).for_each(|_| slab.grow().unwrap());
         let rows: Vec<u32> = (0..3 * slab.chunk_rows()).map(|_| slab.allocate().unwrap()).collect();
-        let chunk = slab.chunk_bytes();
+        let (_, chunk) = slab.next_step();
         assert_eq!((slab.shrink(), slab.memory_bytes()), (chunk, 4 * chunk));
         rows.iter().rev().for_each(|&row| slab.release(row));
         assert_eq!((slab.shrink(), slab.memory_bytes()), (3 * chunk, chunk));
