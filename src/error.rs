@@ -223,12 +223,20 @@ pub enum Error {
         /// Its reason.
         message: String,
     },
-    /// Input that a reader cannot take, with its line.
+    /// A file of another program that cannot be taken for what it should be.
+    #[error("{} cannot be used: {what}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what was expected.
+        what: String,
+    },
+    /// Input that a reader cannot take, with its line or row.
     #[error("{}:{line}: {what}", path.display())]
     Input {
         /// The file.
         path: PathBuf,
-        /// Its line, from 1.
+        /// Its line or row, from 1.
         line: u64,
         /// What is wrong, and what was expected.
         what: String,

@@ -9,6 +9,8 @@ mod cold;
 mod context;
 mod delta;
 mod error;
+#[cfg(feature = "exchange")]
+mod exchange;
 mod expiry;
 mod fs;
 mod index;
@@ -54,6 +56,8 @@ mod waits;
 pub use admission::Admission;
 pub use delta::Commit;
 pub use error::{Error, Result};
+#[cfg(feature = "exchange")]
+pub use exchange::{Export, ExportReport, FileFormat, Import, ImportReport};
 pub use expiry::Expiry;
 pub use initializer::Initializer;
 pub use optimizer::{Optimizer, Schedule};

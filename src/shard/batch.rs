@@ -27,6 +27,9 @@ pub(crate) enum Op {
     Assign,
     /// Sums the rows of a key in input order and adds the sum to its embedding.
     AssignAdd,
+    /// The last row of a key in input order becomes its embedding, and the state behind it its state where there is one; admitted or not.
+    #[cfg_attr(not(feature = "exchange"), allow(dead_code, reason = "imports alone put rows"))]
+    Put,
     /// Removes rows.
     Remove,
 }
@@ -35,6 +38,8 @@ pub(crate) enum Op {
 #[derive(Debug)]
 pub(crate) struct Batch {
     pub(crate) op: Op,
+    /// Values that are brought for a key: an embedding's, or a row's.
+    pub(crate) width: usize,
     /// The event time; also the clock that decides expiry (the store's, advanced to this batch).
     pub(crate) time: UnixSeconds,
     pub(crate) clock: UnixSeconds,
@@ -51,6 +56,13 @@ impl Batch {
         match self.op {
             Op::Gradients => return self.steps.apply(weights, state, value),
             Op::Assign => weights.copy_from_slice(value),
+            Op::Put => {
+                let (embedding, whole) = value.split_at(weights.len());
+                weights.copy_from_slice(embedding);
+                if whole.len() == state.len() && !whole.is_empty() {
+                    return state.copy_from_slice(whole);
+                }
+            }
             Op::AssignAdd => self.steps.cpu().run(Add { to: weights, values: value }),
             Op::Remove => {}
         }
@@ -139,6 +151,9 @@ impl Shard {
     }
 
     fn admits(&self, env: &Env<'_>, batch: &Batch, unique: &Unique) -> bool {
+        if batch.op == Op::Put {
+            return true;
+        }
         let admission = env.schema.admission_of(unique.key);
         let draw = Draw { seed: env.context.seed, table: env.table.0, batch: batch.number };
         let counted = match admission {
@@ -214,10 +229,10 @@ impl Shard {
             let value = match batch.op {
                 Op::Remove => &[],
                 _ if *all_summed => &sums[at * dim..(at + 1) * dim],
-                _ if unique.occurrences > 1 && batch.op != Op::Assign && !planted(Bug::DuplicatesLost) => {
+                _ if unique.occurrences > 1 && !matches!(batch.op, Op::Assign | Op::Put) && !planted(Bug::DuplicatesLost) => {
                     &sums[at * dim..(at + 1) * dim]
                 }
-                _ => values.row(unique.last, dim),
+                _ => values.row(unique.last, batch.width),
             };
             let change = match batch.op {
                 Op::Remove => self.apply_remove(env, unique),
@@ -307,7 +322,7 @@ impl Shard {
             cpu.run(Unpack { precision, lanes: packed, values: unpacked });
             batch.change(unpacked, state, value);
             let dither = Dither::new(env.context.seed, env.table.0, batch.number, unique.key);
-            let dither = (batch.op != Op::Assign).then_some(dither);
+            let dither = (!matches!(batch.op, Op::Assign | Op::Put)).then_some(dither);
             cpu.run(Pack { precision, values: unpacked, lanes: packed, dither });
         }
         meta.time = meta.time.max(batch.time);

@@ -1,6 +1,8 @@
 //! The store: opened from what is on disk, committed, checkpointed, closed.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "exchange")]
+mod changes;
 mod commit;
 mod demoter;
 mod digest;

@@ -92,6 +92,24 @@ impl Table {
         self.inner.update(Op::AssignAdd, keys, rows, update)
     }
 
+    /// Sets rows of `width` values: embeddings, or whole rows with the optimizer's state. Equal to [`Table::assign`] but for that, and that every
+    /// key is admitted.
+    #[cfg(feature = "exchange")]
+    pub(crate) fn put_rows(&self, keys: &[Key], values: &[f32], width: usize, update: &Update) -> Result<usize> {
+        let inner = &*self.inner;
+        inner.check()?;
+        inner.context.check_writable()?;
+        let (given, schema) = (Given { keys, values: Values::of_each(values) }, inner.schema());
+        check_length("rows", keys.len().saturating_mul(width), values.len(), keys.len())?;
+        inner.check_finite(Op::Put, keys, given.values, width)?;
+        inner.context.captures.wait_for(keys.len().saturating_mul(crate::shard::IMAGE_HEADER_BYTES + schema.row_bytes()))?;
+        let plans = lock(&inner.updates);
+        let batch = Batch { width, ..inner.begin(&schema, Op::Put, update)? };
+        let mut part = [Part::new(inner, schema, batch, given, plans)];
+        prepare(&mut part)?;
+        Ok(apply(&inner.context, &mut part))
+    }
+
     /// Removes the rows of `keys` and returns how many there were. Takes the time of the last batch.
     ///
     /// # Errors
@@ -186,6 +204,7 @@ impl TableInner {
         };
         Ok(Batch {
             op,
+            width: schema.dim(),
             time,
             clock: clock.now().max(time),
             number: self.context.batches.load(Ordering::Relaxed),

@@ -5,9 +5,11 @@
 
 mod bench;
 mod checkpoint;
+mod export;
 mod exporter;
 mod follow;
 mod generate;
+mod import;
 mod inspect;
 mod join;
 mod output;
@@ -46,6 +48,10 @@ enum Command {
     Checkpoint(checkpoint::Args),
     /// Write the state of a commit as a new store
     Restore(restore::Args),
+    /// Write rows to files: Parquet, NumPy, safetensors
+    Export(export::Args),
+    /// Read a file's rows into a table
+    Import(import::Args),
     /// Keep a serving copy of a store beside its trainer, and say how far it is behind
     Follow(follow::Args),
     /// Make training examples of features and the actions that answer them
@@ -68,6 +74,8 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::run(&args),
         Command::Checkpoint(args) => checkpoint::run(&args),
         Command::Restore(args) => restore::run(&args),
+        Command::Export(args) => export::run(&args),
+        Command::Import(args) => import::run(&args),
         Command::Follow(args) => follow::run(&args),
         Command::Join(args) => join::run(&args),
         Command::Plan(args) => plan::run(&args),
