@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The two commands of the README, ./go demo and ./go test, and the long proof, ./go prove. Installs the system packages that the build lacks.
+# The two commands of the README, ./go demo and ./go test, the long proof, ./go prove, and the tests under emulation of another
+# processor, ./go aarch64. Installs the system packages that the build lacks.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -7,6 +8,11 @@ cd "$(dirname "$0")"
 FLAGS=(--release --features cli,testing)
 
 need_packages() {
+    if [ "${1:-}" = aarch64 ]; then
+        command -v aarch64-linux-gnu-gcc >/dev/null || echo gcc-aarch64-linux-gnu libc6-dev-arm64-cross
+        command -v qemu-aarch64 >/dev/null || echo qemu-user
+        return
+    fi
     command -v c++ >/dev/null || echo g++
     # Bindings are made with libclang and the headers of its own that come with it.
     compgen -G '/usr/lib/llvm-*/lib/clang/*/include/stdbool.h' >/dev/null || echo libclang-dev
@@ -15,7 +21,7 @@ need_packages() {
 set_up() {
     command -v cargo >/dev/null || { echo "Rust is missing: install it from rustup.rs, then run this again." >&2; exit 1; }
     local missing
-    mapfile -t missing < <(need_packages)
+    mapfile -t missing < <(need_packages "$@" | tr ' ' '\n')
     if [ ${#missing[@]} -eq 0 ] || [ -n "${BINDGEN_EXTRA_CLANG_ARGS:-}" ]; then return; fi
     local as_root=()
     [ "$(id -u)" -eq 0 ] || as_root=(sudo)
@@ -52,6 +58,15 @@ run_tests() {
     fuzz/run all -runs=3000 -max_total_time=15 -seed=1
 }
 
+# The portable kernels, on a processor that has no others here. Without RocksDB.
+aarch64() {
+    local target=aarch64-unknown-linux-gnu
+    rustup target add "$target"
+    CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+        CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu" \
+        cargo test --target "$target" --no-default-features --features testing --lib --test golden --test model --test optimizers --test precision
+}
+
 prove() {
     local minutes=${1:-30}
     cargo test "${FLAGS[@]}" --test proof -- --minutes "$minutes"
@@ -62,5 +77,6 @@ case "${1:-}" in
     demo) set_up; shift; demo "$@" ;;
     test) set_up; run_tests ;;
     prove) set_up; shift; prove "$@" ;;
-    *) echo "usage: ./go demo [STORE] | ./go test | ./go prove [MINUTES]" >&2; exit 2 ;;
+    aarch64) set_up aarch64; aarch64 ;;
+    *) echo "usage: ./go demo [STORE] | ./go test | ./go prove [MINUTES] | ./go aarch64" >&2; exit 2 ;;
 esac
