@@ -47,20 +47,28 @@ const CALLS: &[Call] = &[
     Call { name: "assign_add", is_free: true, run: |_, table, batch| done(table.assign_add(&batch.keys, &batch.rows, &at())) },
     Call {
         name: "lookup_pooled",
-        is_free: false,
+        is_free: true,
         run: |_, table, batch| {
             let out = &mut batch.rows[..(batch.offsets.len() - 1) * DIM];
             done(table.lookup_pooled(&batch.keys, &batch.offsets, Pooling::Sum, out));
         },
     },
     Call {
-        name: "lookup_many, 1 table",
+        name: "apply_pooled_gradients",
+        is_free: true,
+        run: |_, table, batch| {
+            let grads = &batch.rows[..(batch.offsets.len() - 1) * DIM];
+            done(table.apply_pooled_gradients(&batch.keys, &batch.offsets, Pooling::Sum, grads, &at()));
+        },
+    },
+    Call {
+        name: "lookup_many, 1 table: the list it returns",
         is_free: false,
         run: |store, table, batch| done(store.lookup_many([LookupRequest::new(table, &batch.keys, &mut batch.rows)])),
     },
     Call {
         name: "apply_gradients_many, 1 table",
-        is_free: false,
+        is_free: true,
         run: |store, table, batch| {
             done(store.apply_gradients_many([GradientRequest::new(table, &batch.keys, &batch.rows)], &at()))
         },

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::cell::Cell;
+use std::ops::{Deref, DerefMut};
 
 use super::lookup::KEYS_A_VISIT;
 
@@ -29,4 +30,50 @@ impl Buffers {
         OF_THREAD.set(Some(buffers));
         result
     }
+}
+
+/// A number for each key of a call. Its memory goes back to the thread that drops it.
+#[derive(Debug)]
+pub(super) struct Places(Vec<u32>);
+
+thread_local!(static PLACES: Cell<Vec<u32>> = const { Cell::new(Vec::new()) });
+
+impl Places {
+    pub(super) fn empty() -> Places {
+        let mut places = PLACES.take();
+        places.clear();
+        Places(places)
+    }
+}
+
+impl Drop for Places {
+    fn drop(&mut self) {
+        PLACES.set(std::mem::take(&mut self.0));
+    }
+}
+
+impl Deref for Places {
+    type Target = Vec<u32>;
+
+    fn deref(&self) -> &Vec<u32> {
+        &self.0
+    }
+}
+
+impl DerefMut for Places {
+    fn deref_mut(&mut self) -> &mut Vec<u32> {
+        &mut self.0
+    }
+}
+
+/// Runs `work` with `len` f32s of this thread's, which hold anything.
+pub(super) fn with_lanes<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    thread_local!(static LANES: Cell<Vec<f32>> = const { Cell::new(Vec::new()) });
+    let mut lanes = LANES.take();
+    if lanes.len() < len {
+        lanes.resize(len, 0.0);
+    }
+    let result = work(&mut lanes[..len]);
+    LANES.set(lanes);
+    result
 }

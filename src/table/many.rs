@@ -4,6 +4,9 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use smallvec::{SmallVec, smallvec};
+
+use super::buffers::Places;
 use super::lookup::{Part as RowPart, check_length, share_of};
 use super::pool::{Jobs, run_all};
 use super::pooled::{BagPart, Bags};
@@ -14,6 +17,9 @@ use crate::error::{Error, Result};
 use crate::schema::TableSchema;
 use crate::shard::{Batch, Op, Values};
 use crate::types::Key;
+
+/// One for each request or table of a call: without a visit to the heap where they are few.
+type Few<T> = SmallVec<[T; 4]>;
 
 /// Keys of one table for [`Store::lookup_many`](crate::Store::lookup_many), and where their embeddings go.
 #[derive(Debug)]
@@ -67,7 +73,7 @@ pub(crate) fn lookup_many<'a>(
         let table = request.table;
         check_store(context, table).and_then(|()| Lookup::new(request)).map_err(in_request(at, table))
     });
-    lookup_all(context, checked.collect::<Result<_>>()?)
+    Ok(lookup_all(context, checked.collect::<Result<_>>()?)?.into_vec())
 }
 
 /// Applies gradients to several tables of a store, all or nothing.
@@ -137,7 +143,7 @@ enum Piece<'a> {
 }
 
 /// Does the lookups as one list of work, divided between the threads.
-pub(super) fn lookup_all(context: &Context, mut lookups: Vec<Lookup<'_>>) -> Result<Vec<usize>> {
+pub(super) fn lookup_all(context: &Context, mut lookups: Few<Lookup<'_>>) -> Result<Few<usize>> {
     let keys: usize = lookups.iter().map(Lookup::keys).sum();
     let share = share_of(context, keys);
     let mut jobs = Jobs::new();
@@ -161,7 +167,7 @@ pub(super) fn lookup_all(context: &Context, mut lookups: Vec<Lookup<'_>>) -> Res
         };
         (at, hits)
     });
-    let mut found = vec![0; lookups.len()];
+    let mut found: Few<usize> = smallvec![0; lookups.len()];
     for (at, hits) in results {
         found[at] += hits?;
     }
@@ -179,7 +185,7 @@ pub(super) struct Gradients<'a> {
     keys: Cow<'a, [Key]>,
     grads: Cow<'a, [f32]>,
     /// The row of `grads` of each key, where it is not its own.
-    places: Option<Vec<u32>>,
+    places: Option<Places>,
     image_bytes: usize,
 }
 
@@ -213,17 +219,16 @@ impl<'a> Gradients<'a> {
     /// Adds those of a later request for the same table, so that its rows make one step with all of them.
     fn append(&mut self, other: &Gradients<'_>) {
         let dim = self.table.schema().dim();
-        let own = self.places.take().unwrap_or_else(|| (0..self.keys.len() as u32).collect());
         let first = (self.grads.len() / dim) as u32;
-        let of_each: Vec<u32>;
-        let others = match &other.places {
-            Some(places) => places,
-            None => {
-                of_each = (0..other.keys.len() as u32).collect();
-                &of_each
-            }
-        };
-        self.places = Some(own.into_iter().chain(others.iter().map(|place| first + place)).collect());
+        let own = self.places.get_or_insert_with(|| {
+            let mut own = Places::empty();
+            own.extend(0..self.keys.len() as u32);
+            own
+        });
+        match &other.places {
+            Some(places) => own.extend(places.iter().map(|place| first + place)),
+            None => own.extend(first..first + other.keys.len() as u32),
+        }
         self.keys.to_mut().extend_from_slice(&other.keys);
         self.grads.to_mut().extend_from_slice(&other.grads);
         self.image_bytes = self.image_bytes.saturating_add(other.image_bytes);
@@ -232,8 +237,8 @@ impl<'a> Gradients<'a> {
 
 /// Prepares all tables, then applies to all. Each table's part counts as a batch, in the order of the requests: what follows from
 /// the number of a batch is as if the tables had been called one by one.
-pub(super) fn apply_all(context: &Context, requests: Vec<Gradients<'_>>, update: &Update) -> Result<()> {
-    let mut of_tables: Vec<Gradients<'_>> = Vec::new();
+pub(super) fn apply_all(context: &Context, requests: Few<Gradients<'_>>, update: &Update) -> Result<()> {
+    let mut of_tables: Few<Gradients<'_>> = Few::new();
     for request in requests {
         match of_tables.iter_mut().find(|of_table| of_table.table.id == request.table.id) {
             Some(of_table) => of_table.append(&request),
@@ -244,11 +249,11 @@ pub(super) fn apply_all(context: &Context, requests: Vec<Gradients<'_>>, update:
     let scale = update.scale_of(of_tables.iter().map(|of| (of.given().values, of.keys.len(), of.table.schema().dim())))?;
     context.captures.wait_for(of_tables.iter().map(|of_table| of_table.image_bytes).fold(0, usize::saturating_add))?;
     // Always in the order of the tables: two such calls would wait for each other otherwise.
-    let mut ordered: Vec<(u64, &Gradients<'_>)> = (0..).zip(&of_tables).collect();
+    let mut ordered: Few<(u64, &Gradients<'_>)> = (0..).zip(&of_tables).collect();
     ordered.sort_unstable_by_key(|(_, of_table)| of_table.table.id);
-    let locked: Vec<_> = ordered.iter().map(|(_, of_table)| lock(&of_table.table.updates)).collect();
+    let locked: Few<_> = ordered.iter().map(|(_, of_table)| lock(&of_table.table.updates)).collect();
     let Batch { time, clock, number, .. } = table.begin(&table.schema(), Op::Gradients, update)?;
-    let mut parts = Vec::new();
+    let mut parts: Few<update::Part<'_>> = Few::new();
     for ((at, of_table), plans) in ordered.into_iter().zip(locked) {
         let schema = of_table.table.schema();
         let batch = of_table.table.begin(&schema, Op::Gradients, update)?;

@@ -3,8 +3,12 @@
 
 use std::borrow::Cow;
 
+use smallvec::smallvec;
+
+use super::buffers::{Places, with_lanes};
 use super::lookup::{Part, check_length};
 use super::many::{self, GradientRequest, Gradients, Lookup, LookupRequest};
+use super::pool::Jobs;
 use super::{Table, TableInner, Update};
 use crate::error::{Error, Result};
 use crate::schema::TableSchema;
@@ -80,7 +84,7 @@ impl Table {
     /// [`Error::InvalidOffsets`], a wrong length, a failing cold tier. Then the content of `out` is unspecified.
     pub fn lookup_pooled(&self, keys: &[Key], offsets: &[usize], pooling: Pooling, out: &mut [f32]) -> Result<usize> {
         let lookup = Lookup::new(LookupRequest::pooled(self, keys, offsets, pooling, out))?;
-        Ok(many::lookup_all(&self.inner.context, vec![lookup])?.into_iter().sum())
+        Ok(many::lookup_all(&self.inner.context, smallvec![lookup])?.into_iter().sum())
     }
 
     /// Trains the rows of pooled bags: [`Table::apply_gradients`] with the gradient of [`Table::lookup_pooled`], bit for bit.
@@ -100,7 +104,7 @@ impl Table {
         update: &Update,
     ) -> Result<()> {
         let gradients = Gradients::new(GradientRequest::pooled(self, keys, offsets, pooling, grads))?;
-        many::apply_all(&self.inner.context, vec![gradients], update)
+        many::apply_all(&self.inner.context, smallvec![gradients], update)
     }
 }
 
@@ -112,7 +116,7 @@ pub(super) struct Bags<'a> {
     /// Those that are read.
     pub(super) keys: Cow<'a, [Key]>,
     /// The row of the output that each of them is part of; never falls.
-    pub(super) places: Vec<u32>,
+    pub(super) places: Places,
 }
 
 impl<'a> Bags<'a> {
@@ -123,7 +127,8 @@ impl<'a> Bags<'a> {
         if u32::try_from(rows).is_err() {
             return Err(Error::InvalidOption { option: "pooling", what: format!("{rows} rows of output are more than 2^32") });
         }
-        let mut places = Vec::with_capacity(keys.len());
+        let mut places = Places::empty();
+        places.reserve(keys.len());
         let mut kept = Vec::new();
         for (bag, bounds) in offsets.windows(2).enumerate() {
             let first = (bag * rows_a_bag) as u32;
@@ -166,9 +171,9 @@ impl<'a> Bags<'a> {
     }
 
     /// Divides the keys into parts of `share` or less, none of which ends within a row of the output; a longer row is a part.
-    pub(super) fn parts<'b>(&'b self, share: usize, dim: usize, mut out: &'b mut [f32]) -> Vec<BagPart<'b>> {
-        let (mut keys, mut places) = (&*self.keys, &*self.places);
-        let mut parts = Vec::new();
+    pub(super) fn parts<'b>(&'b self, share: usize, dim: usize, mut out: &'b mut [f32]) -> Jobs<BagPart<'b>> {
+        let (mut keys, mut places) = (&*self.keys, &self.places[..]);
+        let mut parts = Jobs::new();
         let mut first = 0;
         while keys.len() > share {
             let start = places.partition_point(|&place| place < places[share]);
@@ -214,20 +219,21 @@ impl TableInner {
     pub(super) fn lookup_bag_part(&self, schema: &TableSchema, pooling: Pooling, part: BagPart<'_>) -> Result<usize> {
         let dim = schema.dim();
         let piece = (PIECE_LANES / dim).max(MIN_PIECE_KEYS).min(part.keys.len().max(1));
-        let mut rows = vec![0.0; piece * dim];
-        part.out.fill(0.0);
-        let mut hits = 0;
-        for (keys, places) in part.keys.chunks(piece).zip(part.places.chunks(piece)) {
-            let rows = &mut rows[..keys.len() * dim];
-            hits += self.lookup_part(schema, Part { keys, rows: &mut *rows, found: None })?;
-            for (row, place) in rows.chunks_exact(dim).zip(places) {
-                let out = &mut part.out[(place - part.first) as usize * dim..][..dim];
-                match pooling {
-                    Pooling::First(_) => out.copy_from_slice(row),
-                    Pooling::Sum | Pooling::Mean => out.iter_mut().zip(row).for_each(|(sum, value)| *sum += value),
+        with_lanes(piece * dim, |rows| {
+            part.out.fill(0.0);
+            let mut hits = 0;
+            for (keys, places) in part.keys.chunks(piece).zip(part.places.chunks(piece)) {
+                let rows = &mut rows[..keys.len() * dim];
+                hits += self.lookup_part(schema, Part { keys, rows: &mut *rows, found: None })?;
+                for (row, place) in rows.chunks_exact(dim).zip(places) {
+                    let out = &mut part.out[(place - part.first) as usize * dim..][..dim];
+                    match pooling {
+                        Pooling::First(_) => out.copy_from_slice(row),
+                        Pooling::Sum | Pooling::Mean => out.iter_mut().zip(row).for_each(|(sum, value)| *sum += value),
+                    }
                 }
             }
-        }
-        Ok(hits)
+            Ok(hits)
+        })
     }
 }
