@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::error::{Error, Result};
@@ -16,10 +16,11 @@ const STACK_BYTES: usize = 256 << 10;
 /// A group has at most this many keys, so that the last one is not waited for long.
 const MAX_GROUP: usize = 16;
 
-/// A pool of reader threads, which end when it is dropped.
+/// A pool of reader threads: they start with the first read that they can help with, and end when it is dropped.
 pub(super) struct Readers {
     queue: Arc<Queue>,
-    threads: Vec<JoinHandle<()>>,
+    wanted: usize,
+    threads: OnceLock<Vec<JoinHandle<()>>>,
 }
 
 #[derive(Default)]
@@ -42,21 +43,28 @@ trait Work: Send + Sync {
 
 impl Readers {
     /// A pool of so many threads; none leaves all to the callers.
-    pub(super) fn new(threads: usize) -> Result<Readers> {
-        let mut readers = Readers { queue: Arc::default(), threads: Vec::with_capacity(threads) };
-        for number in 0..threads {
-            let queue = Arc::clone(&readers.queue);
-            let builder = std::thread::Builder::new().name(format!("embedrock-cold-{number}")).stack_size(STACK_BYTES);
-            let spawned = builder.spawn(move || queue.serve());
-            let failed = |error| Error::Cold { action: "start a reader thread", message: format!("{error}") };
-            readers.threads.push(spawned.map_err(failed)?);
-        }
-        Ok(readers)
+    pub(super) fn new(threads: usize) -> Readers {
+        Readers { queue: Arc::default(), wanted: threads, threads: OnceLock::new() }
     }
 
     /// Keys that one group of `keys` has, so that every thread has some.
     pub(super) fn group_of(&self, keys: usize) -> usize {
-        (keys / (self.threads.len() + 1)).clamp(1, MAX_GROUP)
+        (keys / (self.wanted + 1)).clamp(1, MAX_GROUP)
+    }
+
+    /// How many threads there are; a system that has no more gives fewer, and leaves more to the callers.
+    fn start(&self) -> usize {
+        let threads = self.threads.get_or_init(|| (0..self.wanted).map_while(|number| self.spawn(number)).collect());
+        threads.len()
+    }
+
+    fn spawn(&self, number: usize) -> Option<JoinHandle<()>> {
+        let queue = Arc::clone(&self.queue);
+        let builder = std::thread::Builder::new().name(format!("embedrock-cold-{number}")).stack_size(STACK_BYTES);
+        builder
+            .spawn(move || queue.serve())
+            .inspect_err(|error| tracing::warn!(%error, "fewer reader threads than asked for"))
+            .ok()
     }
 
     /// Runs `read` for all of `0..groups`, at once as far as there are threads, and returns what it returned, in order.
@@ -65,7 +73,7 @@ impl Readers {
         groups: usize,
         read: impl Fn(usize) -> R + Send + Sync + 'static,
     ) -> Result<Vec<R>> {
-        let helpers = self.threads.len().min(groups.saturating_sub(1));
+        let helpers = if groups > 1 { self.start().min(groups - 1) } else { 0 };
         if helpers == 0 {
             return Ok((0..groups).map(read).collect());
         }
@@ -89,7 +97,7 @@ impl Drop for Readers {
     fn drop(&mut self) {
         lock(&self.queue.waiting).closed = true;
         self.queue.changed.notify_all();
-        for thread in self.threads.drain(..) {
+        for thread in self.threads.take().into_iter().flatten() {
             // A reader that panicked has said so already.
             drop(thread.join());
         }
@@ -189,7 +197,7 @@ mod tests {
     #[test]
     fn all_groups_are_read_once_and_come_in_order() {
         for threads in [0, 1, 7] {
-            let readers = Readers::new(threads).unwrap();
+            let readers = Readers::new(threads);
             for groups in [0, 1, 2, 100] {
                 let calls = Arc::new(AtomicUsize::new(0));
                 let counted = Arc::clone(&calls);
@@ -207,14 +215,14 @@ mod tests {
     /// Would wait for ever if one group were read after the other.
     #[test]
     fn groups_are_read_at_once() {
-        let readers = Readers::new(3).unwrap();
+        let readers = Readers::new(3);
         let barrier = Barrier::new(4);
         assert_eq!(readers.run(4, move |_| barrier.wait().is_leader()).unwrap().iter().filter(|leader| **leader).count(), 1);
     }
 
     #[test]
     fn callers_share_the_threads() {
-        let readers = Readers::new(2).unwrap();
+        let readers = Readers::new(2);
         std::thread::scope(|scope| {
             for caller in 0..4 {
                 let readers = &readers;
@@ -230,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_panic_leaves_nobody_waiting() {
-        let readers = Readers::new(3).unwrap();
+        let readers = Readers::new(3);
         let results =
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| readers.run(4, |group| assert!(group != 2, "planted"))));
         // The caller's own panic goes on; that of another thread is an error.

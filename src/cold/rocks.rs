@@ -111,7 +111,7 @@ impl RocksCold {
         let (db, tables) = (db.map_err(failed)?, RwLock::new(tables));
         base.set_disable_auto_compactions(false);
         let files = Arc::new(Files { db, live_dir: live_dir.to_path_buf() });
-        let cold = RocksCold { readers: Readers::new(readers)?, files, tables, cache, buffers, base };
+        let cold = RocksCold { readers: Readers::new(readers), files, tables, cache, buffers, base };
         if let Some(from) = from {
             cold.complete(from, &imported)?;
         }

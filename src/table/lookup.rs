@@ -218,17 +218,22 @@ impl TableInner {
         let mut hits = 0;
         if !wanted.is_empty() {
             wanted.sort_unstable();
-            let mixed: Vec<u64> = wanted.iter().map(|&(mixed, _)| mixed).collect();
+            // Equal keys are read once.
+            let runs: Vec<&[(u64, u32)]> = wanted.chunk_by(|a, b| a.0 == b.0).collect();
+            let mixed: Vec<u64> = runs.iter().map(|run| run[0].0).collect();
             self.counters.cold_reads.fetch_add(mixed.len() as u64, Ordering::Relaxed);
             let mut odd = None;
             let mut packed = vec![0.0; schema.embedding_lanes()];
             self.context.cold.get_many(self.id, &mixed, &mut |at, value| {
-                let position = wanted[at].1 as usize;
+                let first = runs[at][0].1 as usize;
                 let Some((time, bytes)) = split_cold(value, schema.lanes()) else {
-                    odd = Some((part.keys[position], value.len()));
+                    odd = Some((part.keys[first], value.len()));
                     return;
                 };
-                if !schema.lifetimes().expired(part.keys[position], time, clock) {
+                if schema.lifetimes().expired(part.keys[first], time, clock) {
+                    return;
+                }
+                for position in runs[at].iter().map(|&(_, position)| position as usize) {
                     let row = &mut part.rows[position * dim..(position + 1) * dim];
                     match schema.precision_value() {
                         Precision::F32 => read_lanes(bytes, row),
