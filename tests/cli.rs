@@ -13,21 +13,7 @@ use std::process::{Child, Stdio};
 use command::Place;
 use embedrock::{Store, StoreOptions, TableSchema, Update};
 
-const COMMANDS: [&str; 13] = [
-    "train deepfm",
-    "train",
-    "inspect",
-    "verify",
-    "checkpoint",
-    "restore",
-    "export",
-    "import",
-    "follow",
-    "join",
-    "plan",
-    "generate",
-    "bench",
-];
+const COMMANDS: &str = "train deepfm,train,inspect,verify,checkpoint,restore,export,import,follow,join,plan,generate,bench";
 /// Small batches, a commit after each few, so that a short stream has several.
 const TRAIN: &str = "train deepfm --batch-size 64 --factors 4 --memory-budget 24MiB --commit-every 4";
 
@@ -49,12 +35,12 @@ fn help_lists_what_works_and_the_readme_says_the_same() {
             models => listed_all.extend(models.iter().map(|model| format!("{name} {model}"))),
         }
     }
-    let expected: Vec<&str> = COMMANDS.into_iter().filter(|name| *name != "train").collect();
+    let expected: Vec<&str> = COMMANDS.split(',').filter(|name| *name != "train").collect();
     assert_eq!(listed_all, expected);
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
     let line = readme.lines().find_map(|line| line.strip_prefix("`embedrock ")?.split_once('`')).unwrap().0;
     assert_eq!(line.split(" | ").collect::<Vec<_>>(), expected, "the list of commands in README.md");
-    let helps: String = COMMANDS.map(|name| place.ok(&format!("{name} --help"))).concat() + "--help ";
+    let helps: String = COMMANDS.split(',').map(|name| place.ok(&format!("{name} --help"))).collect::<String>() + "--help ";
     let ours = readme.lines().filter(|line| !line.contains("cargo ")).collect::<Vec<_>>().join("\n");
     let words = ours.split(|c: char| c.is_whitespace() || "`,;.|()".contains(c));
     // Those of the program itself: the other lines are for cargo.

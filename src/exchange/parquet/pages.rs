@@ -2,10 +2,11 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use parquet::column::page::{Page, PageMetadata, PageReader};
 use parquet::errors::{ParquetError, Result};
+
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// The most values of a page: writers end one at a megabyte or at some ten thousand rows.
 const MAX_PAGE_VALUES: usize = 16 << 20;
