@@ -48,7 +48,8 @@ fuzz_target!(|input: Input| {
     if input.edits.is_empty() {
         match (Store::open(DIR, options(&fs)), history.replay(Model::default())) {
             (Ok(store), Some(Ok(model))) => {
-                assert!(verified.is_ok_and(|report| report.damage.is_empty()));
+                // It may name more than opening refuses: clocks and counts of batches that go back, say.
+                assert!(verified.is_ok());
                 model.compare(&store);
             }
             (Ok(_), Some(Err(()))) => panic!("a history that contradicts itself was taken"),
