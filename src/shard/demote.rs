@@ -190,6 +190,7 @@ impl Shard {
 
     /// Who leaves, by the policy; expired rows and tombstones at once, pinned rows never.
     pub(super) fn victims(&mut self, env: &Env<'_>, wanted: usize) -> Vec<(Key, u32)> {
+        let knew = self.hand.rows > 0;
         self.remember(env);
         let clock = env.context.now();
         let mut victims = Vec::with_capacity(wanted);
@@ -207,6 +208,9 @@ impl Shard {
         // A second round may meet a bucket again before anything was removed.
         victims.sort_unstable();
         victims.dedup();
+        if victims.is_empty() && !knew {
+            self.remember_nothing(env);
+        }
         victims
     }
 
@@ -216,11 +220,15 @@ impl Shard {
         if self.hand.rows >= rows / 2 && self.hand.rows > 0 {
             return;
         }
-        env.context.budget.release(self.hand.memory_bytes());
-        self.hand = Hand { at: self.hand.at, ..Hand::default() };
+        self.remember_nothing(env);
         if env.context.budget.try_reserve(Hand::bytes_for(rows)) {
             self.hand = Hand::of(rows, self.hand.at);
         }
+    }
+
+    fn remember_nothing(&mut self, env: &Env<'_>) {
+        env.context.budget.release(self.hand.memory_bytes());
+        self.hand = Hand { at: self.hand.at, ..Hand::default() };
     }
 
     fn is_gone(env: &Env<'_>, raw: u32, meta: RowMeta, clock: UnixSeconds) -> bool {

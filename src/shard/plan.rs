@@ -7,7 +7,7 @@ use crate::types::{Key, mix};
 pub(super) enum Kind {
     /// A live row, pinned.
     Live,
-    /// A new row, reserved; `over` is the tombstone or expired row that it takes the place of, if any.
+    /// A new row, reserved.
     New,
     /// A tombstone or expired row, pinned, that begins anew.
     Anew,
