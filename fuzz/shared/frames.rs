@@ -165,6 +165,7 @@ struct Delta {
     frames: Vec<Laid>,
     early: Vec<Laid>,
     clock: Option<u32>,
+    batches: u64,
     is_bad: bool,
 }
 
@@ -195,7 +196,7 @@ impl History {
                     let name = (timeline, sequence, fake_hash(self.commits.len()));
                     let bytes = state + u64::from(*state_is_off);
                     out.extend(encode(frame, &commit(name, *clock, [batches.0, bytes, 0, base.0], next_table.0 as u32), 0));
-                    (delta.clock, delta.is_bad) = (clock.map(u32::from), *state_is_off);
+                    (delta.clock, delta.batches, delta.is_bad) = (clock.map(u32::from), batches.0, *state_is_off);
                     self.commits.push((name, tip, takes_early, std::mem::take(&mut delta)));
                     (tip, state, takes_early) = (Some(self.commits.len() - 1), 0, true);
                 }
@@ -238,9 +239,19 @@ impl History {
 
     /// The rows at the tip, from `model` on; `Err` if the history says what no store would. `None` if it is too odd to know.
     pub(crate) fn replay(&self, model: Model) -> Option<std::result::Result<Model, ()>> {
+        (!self.is_odd).then(|| self.replay_chain(&self.chain(), model))
+    }
+
+    /// Whether a clock or a number of batches is below that of the commit before: no store writes that, but one opens with it.
+    pub(crate) fn goes_back(&self) -> bool {
+        let deltas = || self.chain().into_iter().map(|at| &self.commits[at].3);
+        deltas().zip(deltas().skip(1)).any(|(last, next)| next.clock < last.clock || next.batches < last.batches)
+    }
+
+    fn chain(&self) -> Vec<usize> {
         let mut chain: Vec<usize> = std::iter::successors(self.tip, |at| self.commits[*at].1).collect();
         chain.reverse();
-        (!self.is_odd).then(|| self.replay_chain(&chain, model))
+        chain
     }
 
     fn replay_chain(&self, chain: &[usize], mut model: Model) -> std::result::Result<Model, ()> {
@@ -356,6 +367,8 @@ pub(crate) struct Model {
     /// Rows of the cold tier and their lanes, which a table has from its creation on.
     pub(crate) cold: BTreeMap<u32, (u32, Rows)>,
     pub(crate) clock: u32,
+    /// A table was dropped that was not there: no store writes that, but one opens with it.
+    pub(crate) dropped_unknown: bool,
 }
 
 impl Model {
@@ -376,7 +389,7 @@ impl Model {
                 self.tables.insert(*id, (*shape, rows));
             }
             Frame::Drop(id) => {
-                self.tables.remove(id);
+                self.dropped_unknown |= self.tables.remove(id).is_none();
                 self.cold.remove(id);
             }
             Frame::Settings(id, shape) => {

@@ -164,7 +164,12 @@ pub(crate) fn replay_one(
 }
 
 /// A reader at the first frame of a delta; `open` is taken if it is of the same segment.
-fn reader_at(fs: &dyn Fs, survey: &Survey, open: &mut Option<OpenSegment>, (at, placed): (usize, &Placed)) -> Result<LogReader> {
+pub(crate) fn reader_at(
+    fs: &dyn Fs,
+    survey: &Survey,
+    open: &mut Option<OpenSegment>,
+    (at, placed): (usize, &Placed),
+) -> Result<LogReader> {
     let mut reader = match open.take() {
         Some((same, reader)) if same == at => reader,
         _ => LogReader::open(fs, &survey.segments[at].path)?,

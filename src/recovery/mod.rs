@@ -13,6 +13,6 @@ pub(crate) use ahead::{Place, ahead};
 pub(crate) use chain::{Chain, choose};
 pub(crate) use harden::harden;
 pub(crate) use identity::Identity;
-pub(crate) use load::{Into, replay_one};
+pub(crate) use load::{Into, OpenSegment, reader_at, replay_one};
 pub(crate) use rebuild::{Guide, Rebuilt, Site, check_options, rebuild, rebuild_guided};
 pub(crate) use survey::{Placed, Survey, glance, survey};

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::fs::{Fs, names};
 use crate::log::{CommitRecord, Event, Frame, LogReader};
 use crate::manifest::Manifest;
-use crate::recovery::{Chain, Survey};
+use crate::recovery::{Chain, OpenSegment, Placed, Survey, reader_at};
 
 /// Reads the hot rows of each base that serves, and the log from its beginning or from the oldest of them on; what does not apply is damage.
 pub(super) fn replay(fs: &dyn Fs, dir: &Path, (survey, chain): (&Survey, &Chain), report: &mut VerifyReport) -> Result<()> {
@@ -24,15 +24,22 @@ pub(super) fn replay(fs: &dyn Fs, dir: &Path, (survey, chain): (&Survey, &Chain)
     let whole = chain.root.0.sequence == 0;
     let mut tables = Rehearsal::default();
     tables.midway = !whole;
-    let mut open: Option<(usize, LogReader)> = None;
+    let mut open: Option<OpenSegment> = None;
+    // As at recovery, frames of the next delta are looked at before it, where it takes them.
+    let mut early: Option<(usize, &Placed)> = None;
     for (at, placed) in &chain.commits {
+        if let Some((before, holder)) = early.take()
+            && (before == *at || survey.segments[*at].header.continues)
+        {
+            let mut reader = reader_at(fs, survey, &mut open, (before, holder))?;
+            let path = &survey.segments[before].path;
+            report.take(rehearse_delta(&mut reader, path, (holder.end, true), &mut tables))?;
+            open = Some((before, reader));
+        }
         let path = &survey.segments[*at].path;
-        let mut reader = match open.take() {
-            Some((same, reader)) if same == *at => reader,
-            _ => LogReader::open(fs, path)?,
-        };
-        reader.seek(placed.start, placed.chain);
-        report.take(rehearse_delta(&mut reader, path, placed.end, &mut tables))?;
+        let mut reader = reader_at(fs, survey, &mut open, (*at, placed))?;
+        let has_early = report.take(rehearse_delta(&mut reader, path, (placed.end, false), &mut tables))?;
+        early = has_early.unwrap_or(false).then_some((*at, placed));
         open = Some((*at, reader));
         tables.reached &= oldest.as_ref().is_some_and(|(base, _)| base.number != placed.record.base);
         if let Some((base, known)) = &oldest
@@ -41,18 +48,24 @@ pub(super) fn replay(fs: &dyn Fs, dir: &Path, (survey, chain): (&Survey, &Chain)
         {
             tables = known.clone();
             tables.reached = !base.still;
+            // What stands early in that delta had left memory before the base began.
+            early = None;
         }
     }
     Ok(())
 }
 
-/// Up to `end`, where a commit ends. Behind the first frame that does not apply the others are looked at all the same.
-fn rehearse_delta(reader: &mut LogReader, path: &Path, end: u64, tables: &mut Rehearsal) -> Result<()> {
-    let mut first = None;
+/// The early frames, or the others, up to `end`, where a commit ends; returns whether there are any early ones. Behind the first frame that
+/// does not apply the others are looked at all the same.
+fn rehearse_delta(reader: &mut LogReader, path: &Path, (end, early): (u64, bool), tables: &mut Rehearsal) -> Result<bool> {
+    let (mut first, mut has_early) = (None, false);
     while reader.position() < end {
         match reader.next()? {
-            Event::Frame { offset, frame, .. } => {
-                if let Err(what) = tables.apply(&frame) {
+            Event::Frame { offset, frame, early: is_early, .. } => {
+                has_early |= is_early;
+                if is_early == early
+                    && let Err(what) = tables.apply(&frame)
+                {
                     first.get_or_insert(Error::corrupt(path, offset, what));
                 }
             }
@@ -61,7 +74,7 @@ fn rehearse_delta(reader: &mut LogReader, path: &Path, end: u64, tables: &mut Re
             Event::Torn { offset, what } => return Err(Error::corrupt(path, offset, what)),
         }
     }
-    first.map_or(Ok(()), Err)
+    first.map_or(Ok(has_early), Err)
 }
 
 /// The tables of a base.
