@@ -15,14 +15,19 @@ pub(crate) trait Line: Pod {
     /// The places that the key may be at, as bits.
     fn matches(&self, key: u64) -> u32;
     fn row(&self, place: usize) -> u32;
-    fn passed(&mut self) -> &mut u32;
-    fn has_passed(&self, key: u64) -> bool;
+    fn passed(&self) -> u32;
+    fn passed_mut(&mut self) -> &mut u32;
     /// Adds a key where there is room.
     fn push(&mut self, key: u64, row: u32) -> bool;
 
+    #[inline(always)]
+    fn has_passed(&self, key: u64) -> bool {
+        self.passed() >> class(key) & MOST != 0
+    }
+
     fn pass(&mut self, key: u64) {
         let shift = class(key);
-        let passed = self.passed();
+        let passed = self.passed_mut();
         if *passed >> shift & MOST != MOST {
             *passed += 1 << shift;
         }
@@ -77,13 +82,13 @@ impl Line for Tags {
         self.rows[place]
     }
 
-    fn passed(&mut self) -> &mut u32 {
-        &mut self.passed
+    #[inline(always)]
+    fn passed(&self) -> u32 {
+        self.passed
     }
 
-    #[inline(always)]
-    fn has_passed(&self, key: u64) -> bool {
-        self.passed >> class(key) & MOST != 0
+    fn passed_mut(&mut self) -> &mut u32 {
+        &mut self.passed
     }
 
     fn push(&mut self, key: u64, row: u32) -> bool {
@@ -120,13 +125,13 @@ impl Line for Keys {
         self.rows[place] - 1
     }
 
-    fn passed(&mut self) -> &mut u32 {
-        &mut self.passed
+    #[inline(always)]
+    fn passed(&self) -> u32 {
+        self.passed
     }
 
-    #[inline(always)]
-    fn has_passed(&self, key: u64) -> bool {
-        self.passed >> class(key) & MOST != 0
+    fn passed_mut(&mut self) -> &mut u32 {
+        &mut self.passed
     }
 
     fn push(&mut self, key: u64, row: u32) -> bool {
