@@ -86,6 +86,16 @@ impl JoinOptions {
         JoinOptions { table: name.into(), ..self }
     }
 
+    /// The share of negatives that is kept.
+    pub fn rate(&self) -> f64 {
+        self.negatives
+    }
+
+    /// Keys and dense numbers of features.
+    pub fn shape(&self) -> (usize, usize) {
+        (self.keys, self.dense)
+    }
+
     fn validate(&self) -> Result<()> {
         let refuse = |option, what: &str| Err(Error::InvalidOption { option, what: what.to_owned() });
         match self {

@@ -107,6 +107,11 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    /// What was not read yet.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
     /// Nothing may be left over.
     pub(crate) fn end(&self) -> Result<()> {
         if self.rest.is_empty() { Ok(()) } else { Err(damaged(format!("{} bytes are left over", self.rest.len()))) }

@@ -98,9 +98,20 @@ impl DeepFm {
     /// Predicts a batch, then learns it: steps the dense weights and fills the gradient of each row. Returns the log-odds, as
     /// they were before.
     pub fn train(&mut self, rows: &[f32], samples: &Samples, gradients: &mut Vec<f32>) -> Result<Vec<f32>> {
+        self.train_with(rows, samples, 0.0, gradients)
+    }
+
+    /// As [`DeepFm::train`], with `offset` added to the log-odds where they meet the labels, not to those returned.
+    pub(crate) fn train_with(
+        &mut self,
+        rows: &[f32],
+        samples: &Samples,
+        offset: f32,
+        gradients: &mut Vec<f32>,
+    ) -> Result<Vec<f32>> {
         let (mut logits, pass) = self.mlp.forward(self.inputs(rows, samples))?;
         self.add_shallow(rows, samples, &mut logits);
-        let errors: Vec<f32> = logits.iter().zip(&samples.labels).map(|(logit, label)| sigmoid(*logit) - label).collect();
+        let errors: Vec<f32> = logits.iter().zip(&samples.labels).map(|(logit, label)| sigmoid(logit + offset) - label).collect();
         let rate = self.schedule.next(self.learning_rate);
         let of_inputs = self.mlp.backward(&pass, &errors, rate)?;
         self.row_gradients(rows, &errors, &of_inputs, gradients);

@@ -7,6 +7,7 @@ pub mod data;
 pub mod deepfm;
 mod dense;
 pub mod metrics;
+pub mod online;
 mod options;
 mod report;
 mod run;

@@ -2,17 +2,23 @@
 #![forbid(unsafe_code)]
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Subcommand;
+use embedrock::join::JoinOptions;
 use embedrock::train::data::synthetic::{Clicks, Synthetic};
 use embedrock::train::data::{self, Source};
+use embedrock::train::online::{LoggedClicks, OnlineOptions, train_online};
 use embedrock::train::{DeepFmOptions, Progress, train_deepfm};
 use embedrock::{Store, StoreOptions};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::exporter::published;
 use crate::output::{self, Outcome, say};
+
+/// After this long a click of the synthetic stream is logged.
+const CLICK_SECONDS: u64 = 5;
 
 #[derive(Subcommand)]
 pub(crate) enum Model {
@@ -67,6 +73,22 @@ pub(crate) struct Args {
     /// Items of the synthetic stream
     #[arg(long)]
     items: Option<u64>,
+    /// Learn the synthetic stream as it would be logged: features and, later, clicks, joined; sync a serving copy at an interval, and
+    /// let that predict what is learned next
+    #[arg(long, requires = "replica", conflicts_with = "data")]
+    online: bool,
+    /// A directory for that copy's own files
+    #[arg(long, value_name = "DIR", requires = "online")]
+    replica: Option<PathBuf>,
+    /// Examples between two syncs, each of which is a commit
+    #[arg(long, value_name = "EXAMPLES", default_value_t = 20_000, requires = "online")]
+    sync_every: u64,
+    /// How long features wait for their click; clicks come after 5 s
+    #[arg(long, value_name = "TIME", value_parser = output::duration, default_value = "10s", requires = "online")]
+    wait: Duration,
+    /// The share of examples without a click that is kept
+    #[arg(long, value_name = "RATE", default_value_t = 1.0, requires = "online")]
+    negatives: f64,
     /// Answer Prometheus here, e.g. 127.0.0.1:9090
     #[arg(long, value_name = "ADDR")]
     metrics: Option<SocketAddr>,
@@ -77,22 +99,12 @@ pub(crate) struct Args {
 
 pub(crate) fn run(model: Model) -> Outcome {
     let Model::Deepfm(args) = model;
+    if let Some(replica) = args.replica.as_ref().filter(|_| args.online) {
+        return online(&args, replica);
+    }
     let source = source(&args)?;
-    // Real logs have gaps of weeks, and their times are trusted.
-    let options =
-        StoreOptions::default().memory_budget(args.memory_budget).threads(args.threads).seed(args.seed).max_clock_step(u32::MAX);
-    let store = Store::open(&args.store, args.hot_rows.map_or(options.clone(), |rows| options.hot_rows(rows)))?;
-    let default_batch = if args.data.is_some() { DeepFmOptions::default().batch_size } else { 1024 };
-    let options = DeepFmOptions {
-        factors: args.factors,
-        batch_size: args.batch_size.unwrap_or(default_batch),
-        learning_rate: args.learning_rate,
-        seed: args.seed,
-        commit_every: args.commit_every,
-        checkpoint_every: args.checkpoint_every,
-        max_samples: args.max_samples,
-        ..DeepFmOptions::default()
-    };
+    let store = open(&args)?;
+    let options = model_options(&args);
     if !args.json {
         if source.description().synthetic {
             say!("no --data: learning a synthetic click stream");
@@ -115,15 +127,79 @@ fn source(args: &Args) -> Result<Box<dyn Source>, embedrock::Error> {
     if let Some(path) = &args.data {
         return data::open(path);
     }
+    Ok(Box::new(Synthetic::new(clicks(args))?))
+}
+
+fn clicks(args: &Args) -> Clicks {
     let default = Clicks::default();
-    let clicks = Clicks {
+    Clicks {
         seed: args.seed,
         samples: args.samples,
         users: args.users.unwrap_or(default.users),
         items: args.items.unwrap_or(default.items),
         ..default
+    }
+}
+
+fn open(args: &Args) -> Result<Store, embedrock::Error> {
+    // Real logs have gaps of weeks, and their times are trusted.
+    let options =
+        StoreOptions::default().memory_budget(args.memory_budget).threads(args.threads).seed(args.seed).max_clock_step(u32::MAX);
+    Store::open(&args.store, args.hot_rows.map_or(options.clone(), |rows| options.hot_rows(rows)))
+}
+
+fn model_options(args: &Args) -> DeepFmOptions {
+    let default_batch = if args.data.is_some() { DeepFmOptions::default().batch_size } else { 1024 };
+    DeepFmOptions {
+        factors: args.factors,
+        batch_size: args.batch_size.unwrap_or(default_batch),
+        learning_rate: args.learning_rate,
+        seed: args.seed,
+        commit_every: args.commit_every,
+        checkpoint_every: args.checkpoint_every,
+        max_samples: args.max_samples,
+        ..DeepFmOptions::default()
+    }
+}
+
+fn online(args: &Args, replica: &Path) -> Outcome {
+    let store = open(args)?;
+    let wait = u32::try_from(args.wait.as_secs())?;
+    let options = OnlineOptions {
+        model: model_options(args),
+        join: JoinOptions::new(2, 0).wait(wait).remember(wait).negatives(args.negatives).seed(args.seed),
+        sync_every: args.sync_every,
+        replica: replica.to_path_buf(),
+        replica_options: StoreOptions::default().memory_budget(args.memory_budget),
+        max_examples: args.max_samples,
     };
-    Ok(Box::new(Synthetic::new(clicks)?))
+    let mut events = LoggedClicks::new(clicks(args), CLICK_SECONDS)?;
+    let bar = bar(None);
+    let report = published(&store, args.metrics, || {
+        train_online(&store, &mut events, &options, &mut |examples, auc| {
+            bar.set_position(examples);
+            bar.set_message(format!("AUC of the serving copy {:.4}", auc.unwrap_or(0.5)));
+        })
+    })??;
+    bar.finish_and_clear();
+    if args.json {
+        output::json(&report)?;
+        return output::done();
+    }
+    let (count, auc) = (output::count, report.auc.unwrap_or(0.5));
+    say!(
+        "online, a synthetic click stream: {} examples, predicted by the serving copy before they were learned",
+        count(report.examples)
+    );
+    say!(
+        "AUC {auc:.4}; {} features met their click, {} timed out, {} clicks were late",
+        count(report.joined),
+        count(report.timed_out),
+        count(report.late)
+    );
+    let intervals = report.auc_by_interval.len() as u64;
+    say!("{intervals} syncs, {} a sync in this run", output::bytes(report.synced_bytes / report.synced_commits.max(1)));
+    output::done()
 }
 
 /// A progress bar on a terminal, nothing elsewhere.
