@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The two commands of the README, ./go demo and ./go test, the long proof, ./go prove, and the tests under emulation of another
-# processor, ./go aarch64. Installs the system packages that the build lacks.
+# processor, ./go aarch64, and those with a broker, ./go kafka. Installs the system packages that the build lacks.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -67,6 +67,13 @@ aarch64() {
         cargo test --target "$target" --no-default-features --features testing --lib --test golden --test model --test optimizers --test precision
 }
 
+# Copies and examples through a broker, that of librdkafka's own tests. Builds librdkafka, which takes minutes of C.
+kafka() {
+    cargo test "${FLAGS[@]}" --features kafka --test kafka --test tidy
+    cargo clippy "${FLAGS[@]}" --features kafka --lib --bins --test kafka -- -D warnings
+    cargo test "${FLAGS[@]}" --features kafka --lib -- kafka topic
+}
+
 prove() {
     local minutes=${1:-30}
     cargo test "${FLAGS[@]}" --test proof -- --minutes "$minutes"
@@ -78,5 +85,6 @@ case "${1:-}" in
     test) set_up; run_tests ;;
     prove) set_up; shift; prove "$@" ;;
     aarch64) set_up aarch64; aarch64 ;;
-    *) echo "usage: ./go demo [STORE] | ./go test | ./go prove [MINUTES] | ./go aarch64" >&2; exit 2 ;;
+    kafka) set_up; kafka ;;
+    *) echo "usage: ./go demo [STORE] | ./go test | ./go prove [MINUTES] | ./go aarch64 | ./go kafka" >&2; exit 2 ;;
 esac

@@ -16,6 +16,8 @@ mod fs;
 mod index;
 mod initializer;
 pub mod join;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 mod kill_point;
 mod log;
 mod manifest;
@@ -57,7 +59,7 @@ pub use admission::Admission;
 pub use delta::Commit;
 pub use error::{Error, Result};
 #[cfg(feature = "exchange")]
-pub use exchange::{Export, ExportReport, FileFormat, Import, ImportReport};
+pub use exchange::{EventFile, EventRow, Export, ExportReport, FileFormat, Import, ImportReport};
 pub use expiry::Expiry;
 pub use initializer::Initializer;
 pub use optimizer::{Optimizer, Schedule};

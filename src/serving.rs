@@ -96,7 +96,7 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    fn new(logged: TableSchema, codecs: &Codecs) -> Layout {
+    pub(crate) fn new(logged: TableSchema, codecs: &Codecs) -> Layout {
         let (mut pieces, mut end) = (Vec::new(), 0);
         for (at, values) in ranges(logged.segments_ref()).enumerate() {
             let codec = codecs.of(logged.name(), at);
@@ -131,6 +131,19 @@ impl Layout {
         match self.is_encoded() {
             true => self.encode(values, out),
             false => out.extend(self.logged.packed(values).iter().flat_map(|value| value.to_le_bytes())),
+        }
+    }
+
+    /// Makes of an embedding what a lookup in the serving copy gives. `bytes` is room for one segment.
+    pub(crate) fn round_trip(&self, values: &mut [f32], bytes: &mut Vec<u8>) {
+        for piece in &self.pieces {
+            if let Some(codec) = piece.codec {
+                let values = &mut values[piece.values.clone()];
+                bytes.clear();
+                codec.encode(values, bytes);
+                let fits = codec.decode(bytes, values);
+                debug_assert!(fits, "as many bytes as were encoded");
+            }
         }
     }
 

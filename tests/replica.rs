@@ -245,7 +245,7 @@ fn each_segment_is_served_by_its_codec_hot_cold_and_missing() {
         let schema = TableSchema::new("t", 13).segments([part(3, 0.1), part(1, 0.2), part(9, 0.3)]);
         let store = Store::open(path("store"), options()).unwrap();
         let table = store.create_table(schema.precision(precision).missing(missing)).unwrap();
-        let serving = options().codecs(asked);
+        let serving = options().codecs(asked.clone());
         let replica = Replica::open(path("store"), path("replica"), serving.clone()).unwrap();
         for round in 0..8_u64 {
             let keys: Vec<u64> = (0..30).map(|i| (i * 3 + round * 7) % 80).collect();
@@ -263,9 +263,12 @@ fn each_segment_is_served_by_its_codec_hot_cold_and_missing() {
             let (mut rows, mut served) = (vec![0.0; 80 * 13], vec![0.0; 80 * 13]);
             let (mut found, mut known) = (vec![false; 80], vec![false; 80]);
             let hits = table.lookup_found(&all, &mut rows, &mut known).unwrap();
+            let mut trained_on = vec![f32::NAN; 80 * 13];
+            assert_eq!(table.lookup_served(&all, &mut trained_on, &asked).unwrap(), hits);
             for replica in [&replica, &anew] {
                 assert_eq!(replica.lookup_found("t", &all, &mut served, &mut found).unwrap(), hits);
                 assert_eq!(found, known);
+                assert_eq!(trained_on, served, "training saw what is served");
                 for ((row, served), known) in rows.chunks(13).zip(served.chunks(13)).zip(&known) {
                     let expected = if *known { through(codecs, row) } else { row.to_vec() };
                     assert_eq!(served, expected, "in round {round}");

@@ -3,12 +3,14 @@
 //! | file | what |
 //! |---|---|
 //! | `export.rs`, `import.rs` | the two directions, whatever the format |
+//! | `events.rs` | what a joiner takes |
 //! | `layout.rs` | what a file holds of each row, and batches of rows |
 //! | `sections.rs`, `arrays.rs` | files of arrays, written side by side and read in step |
 //! | `numpy.rs`, `npy.rs`, `npz.rs`, `safetensors.rs`, `parquet/` | the formats |
 #![forbid(unsafe_code)]
 
 mod arrays;
+mod events;
 mod export;
 mod import;
 mod layout;
@@ -21,6 +23,7 @@ mod sections;
 
 use std::path::Path;
 
+pub use events::{EventFile, EventRow};
 pub use export::{Export, ExportReport};
 pub use import::{Import, ImportReport};
 

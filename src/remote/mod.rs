@@ -6,6 +6,8 @@ mod copy;
 mod objects;
 mod receive;
 mod send;
+#[cfg(feature = "kafka")]
+mod topic;
 mod upload;
 
 pub use copy::Copy;
@@ -63,7 +65,8 @@ pub struct Remote {
 
 impl Remote {
     /// Opens a directory, which is made if need be, or a URL: `s3://bucket/prefix`, `gs://...` and `az://...` with the Cargo features `s3`,
-    /// `gcs` and `azure`, with credentials from the environment; or `memory:`, a place of its own that ends with the process.
+    /// `gcs` and `azure`, with credentials from the environment; `kafka://host:port/topic` with `kafka`, a topic that holds nothing else and
+    /// that its broker compacts, of which the whole is read into the directory for temporary files; or `memory:`, a place of its own that ends with the process.
     ///
     /// # Errors
     /// [`Error::Remote`](crate::Error::Remote): a place that this build does not know or cannot reach.

@@ -1,4 +1,4 @@
-//! Objects by name, wherever they are. The only file that names `object_store` and `tokio`.
+//! Objects by name, wherever they are.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -167,7 +167,8 @@ fn connect(place: &str) -> Result<Connection, String> {
         "s3" => s3(place).map(|store| (store, prefix)),
         "gs" => gcs(place).map(|store| (store, prefix)),
         "az" => azure(place).map(|store| (store, prefix)),
-        _ => Err("its scheme is none of file, s3, gs, az".into()),
+        "kafka" => kafka(place).map(|store| (store, String::new())),
+        _ => Err("its scheme is none of file, s3, gs, az, kafka".into()),
     }
 }
 
@@ -208,4 +209,14 @@ fn azure(url: &str) -> Result<Arc<dyn ObjectStore>, String> {
 #[cfg(not(feature = "azure"))]
 fn azure(_: &str) -> Result<Arc<dyn ObjectStore>, String> {
     Err("this program was built without the Cargo feature azure".into())
+}
+
+#[cfg(feature = "kafka")]
+fn kafka(url: &str) -> Result<Arc<dyn ObjectStore>, String> {
+    super::topic::TopicObjects::open(url).map(|store| Arc::new(store) as _).map_err(|error| error.to_string())
+}
+
+#[cfg(not(feature = "kafka"))]
+fn kafka(_: &str) -> Result<Arc<dyn ObjectStore>, String> {
+    Err("this program was built without the Cargo feature kafka".into())
 }

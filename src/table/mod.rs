@@ -12,6 +12,7 @@ mod moves;
 mod pool;
 mod pooled;
 mod prefetch;
+mod served;
 mod update;
 
 use std::sync::Arc;

@@ -4,10 +4,13 @@
 //! `embedding` must be there. Encoded embeddings are byte arrays of fixed length.
 #![forbid(unsafe_code)]
 
+mod columns;
+mod events;
 mod pages;
 mod read;
 mod write;
 
+pub(super) use events::EventReader;
 pub(super) use read::ParquetReader;
 pub(super) use write::ParquetWriter;
 
