@@ -111,6 +111,7 @@ const TOP_LEVEL: &[&str] = &[
     "examples",
     "fuzz",
     "go",
+    "python",
     "rustfmt.toml",
     "src",
     "target",
@@ -336,7 +337,7 @@ fn collect(dir: &Path, into: &mut Vec<Source>) {
 
 fn sources() -> Vec<Source> {
     let mut sources = Vec::new();
-    ["src", "tests", "benches", "examples", "fuzz"].iter().for_each(|dir| collect(&root().join(dir), &mut sources));
+    ["src", "tests", "benches", "examples", "fuzz", "python/src"].iter().for_each(|dir| collect(&root().join(dir), &mut sources));
     sources
 }
 
