@@ -13,7 +13,8 @@ use std::process::{Child, Stdio};
 use command::Place;
 use embedrock::{Store, StoreOptions, TableSchema, Update};
 
-const COMMANDS: &str = "train deepfm,train,inspect,verify,checkpoint,restore,export,import,follow,join,plan,generate,bench";
+const COMMANDS: &str =
+    "train deepfm,train,inspect,verify,checkpoint,restore,export,import,follow,join,experiment,plan,generate,bench";
 /// Small batches, a commit after each few, so that a short stream has several.
 const TRAIN: &str = "train deepfm --batch-size 64 --factors 4 --memory-budget 24MiB --commit-every 4";
 

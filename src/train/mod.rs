@@ -6,6 +6,7 @@ mod bytes;
 pub mod data;
 pub mod deepfm;
 mod dense;
+pub mod experiment;
 pub mod metrics;
 pub mod online;
 mod options;

@@ -5,6 +5,7 @@
 
 mod bench;
 mod checkpoint;
+mod experiment;
 mod export;
 mod exporter;
 mod follow;
@@ -56,6 +57,8 @@ enum Command {
     Follow(follow::Args),
     /// Make training examples of features and the actions that answer them
     Join(join::Args),
+    /// Run an experiment of Monolith's paper through stores: tables, figures of all runs, a plot
+    Experiment(experiment::Args),
     /// Estimate memory and disk for a table
     Plan(plan::Args),
     /// Write a seeded synthetic data set
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Command::Import(args) => import::run(&args),
         Command::Follow(args) => follow::run(&args),
         Command::Join(args) => join::run(&args),
+        Command::Experiment(args) => experiment::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Bench(args) => bench::run(&args, &[]),

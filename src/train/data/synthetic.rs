@@ -212,10 +212,14 @@ impl Clicks {
     }
 
     fn name(&self) -> String {
-        let Clicks { seed, samples, users, items, zipf, drift, new_ids, rate } = self;
+        format!("seed {}, {}", self.seed, self.without_seed())
+    }
+
+    pub(crate) fn without_seed(&self) -> String {
+        let Clicks { seed: _, samples, users, items, zipf, drift, new_ids, rate } = self;
         format!(
-            "seed {seed}, {samples} samples, {users} users and {items} items at a time, Zipf {zipf}, drift {drift}, \
-             {new_ids} new ids a sample, {rate} samples a second"
+            "{samples} samples, {users} users and {items} items at a time, Zipf {zipf}, drift {drift}, {new_ids} new ids a sample, \
+             {rate} samples a second"
         )
     }
 }
