@@ -45,6 +45,9 @@ struct Cli {
     /// Turns of each kind
     #[arg(long, default_value_t = 5)]
     turns: usize,
+    /// Threads that train; with one a core is left for what commits and checkpoints do
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
     /// What is measured
     #[arg(long, value_delimiter = ',', default_value = "stalls,stalls-cold,deltas,recovery")]
     part: Vec<Part>,
@@ -77,7 +80,8 @@ fn main() -> Result<(), Failure> {
     }
     let dir = cli.dir.join(format!("embedrock-durability-{}", std::process::id()));
     std::fs::create_dir(&dir)?;
-    let site = Site { dir, rows: cli.rows, dim: cli.dim, batch: cli.batch, seconds: cli.seconds, turns: cli.turns.max(1) };
+    let Cli { rows, dim, batch, threads, seconds, .. } = cli;
+    let site = Site { dir, rows, dim, batch, threads, seconds, turns: cli.turns.max(1) };
     let result = run(&cli, &site);
     std::fs::remove_dir_all(&site.dir)?;
     result

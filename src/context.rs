@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock, PoisonError};
 
 use crate::clock::Clock;
 use crate::cold::ColdTier;
+use crate::crew::Crew;
 use crate::error::{Error, Result};
 use crate::fs::Scratch;
 use crate::queue::Queue;
@@ -237,7 +238,7 @@ pub(crate) struct Context {
     pub(crate) room: Room,
     /// Rows to be brought in ahead.
     pub(crate) ahead: Queue,
-    pub(crate) pool: Option<rayon::ThreadPool>,
+    pub(crate) crew: Option<Crew>,
     pub(crate) process: u32,
     pub(crate) poison: Arc<OnceLock<String>>,
     /// The store's directory, where it was opened to be read only.

@@ -7,6 +7,7 @@ mod clock;
 mod codec;
 mod cold;
 mod context;
+mod crew;
 mod delta;
 mod error;
 #[cfg(feature = "exchange")]

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const ROWS: &[&[&str]] = &[
     &["types", "plant", "sync", "kill_point"],
     &["error"],
-    &["codec", "fs", "clock", "memory", "queue", "simd", "waits"],
+    &["codec", "crew", "fs", "clock", "memory", "queue", "simd", "waits"],
     &["initializer", "optimizer", "admission", "expiry", "precision", "quantize", "index"],
     &["segments"],
     &["schema", "slab", "log", "manifest", "cold", "pins"],
@@ -46,7 +46,7 @@ const ONE_PLACE: &[(&str, &[&str])] = &[
     ("shuttle", &["src/sync.rs"]),
     ("zstd", &["src/codec.rs"]),
     ("bytemuck", &["src/memory.rs", "src/slab/", "src/index/bucket.rs", "src/shard/image.rs", "src/bin/embedrock/bench/"]),
-    ("rayon", &["src/context.rs", "src/recovery/rebuild.rs", "src/table/"]),
+    ("rayon", &["src/crew.rs"]),
     ("libc", &["src/fs/", "src/slab/", "src/bin/embedrock/bench/"]),
     ("object_store", &["src/remote/objects.rs", "src/remote/topic.rs"]),
     ("rdkafka", &["src/kafka.rs", "tests/kafka.rs"]),

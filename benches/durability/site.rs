@@ -21,6 +21,7 @@ pub(crate) struct Site {
     pub(crate) rows: u64,
     pub(crate) dim: usize,
     pub(crate) batch: usize,
+    pub(crate) threads: usize,
     pub(crate) seconds: f64,
     pub(crate) turns: usize,
 }
@@ -42,7 +43,7 @@ impl Site {
     }
 
     pub(crate) fn options(&self, cold: bool) -> StoreOptions {
-        StoreOptions::default().memory_budget(self.budget(cold)).threads(2)
+        StoreOptions::default().memory_budget(self.budget(cold)).threads(self.threads)
     }
 
     pub(crate) fn open(&self, name: &str, cold: bool) -> Result<(Store, Table), Failure> {

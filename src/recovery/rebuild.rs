@@ -12,6 +12,7 @@ use crate::catalog::Catalog;
 use crate::cold::ColdTier;
 use crate::cold::twin::{TwinCold, TwinOptions};
 use crate::context::{Budget, Captures, Context};
+use crate::crew::Crew;
 use crate::delta::{DeltaLog, FIRST_EPOCH, Tip};
 use crate::error::{Error, Result};
 use crate::fs::{Fs, Scratch, names};
@@ -148,7 +149,7 @@ fn attempt(
         budget,
         room: Default::default(),
         ahead: Queue::new(prefetch_threads(options.prefetch_threads), MOST_KEYS_AHEAD),
-        pool: pool(options.threads)?,
+        crew: crew(options.threads)?,
         process: std::process::id(),
         poison,
         read_only: site.read_only.then(|| site.dir.to_path_buf()),
@@ -225,14 +226,12 @@ fn prefetch_threads(given: Option<usize>) -> usize {
     given.unwrap_or_else(|| (cores() * PREFETCH_THREADS_A_CORE).min(MOST_PREFETCH_THREADS))
 }
 
-fn pool(threads: usize) -> Result<Option<rayon::ThreadPool>> {
+fn crew(threads: usize) -> Result<Option<Crew>> {
     let threads = if threads == 0 { cores() } else { threads };
     if threads == 1 {
         return Ok(None);
     }
-    let name = |index| format!("embedrock-{index}");
-    let built = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(name).build();
-    built.map(Some).map_err(|error| Error::InvalidOption { option: "threads", what: error.to_string() })
+    Crew::new(threads).map(Some).map_err(|what| Error::InvalidOption { option: "threads", what })
 }
 
 fn open_cold(

@@ -133,12 +133,12 @@ impl Loader {
             jobs.extend(busy.map(|(at, share)| (Arc::clone(&table), Arc::clone(&schema), at, share)));
         }
         let work = |(table, schema, at, share): Job| table.load(&schema, at, share);
-        let pool = context.pool.as_ref().filter(|_| self.bytes >= LOT_BYTES);
+        let crew = context.crew.as_ref().filter(|_| self.bytes >= LOT_BYTES);
         self.bytes = 0;
-        match pool {
+        match crew {
             None => jobs.into_iter().try_for_each(work),
-            Some(pool) => {
-                self.under_way = Some(Beside::begin(pool, jobs, work));
+            Some(crew) => {
+                self.under_way = Some(Beside::begin(crew, jobs, work));
                 Ok(())
             }
         }

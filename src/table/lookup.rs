@@ -10,6 +10,7 @@ use super::gather::{Gather, Output};
 use super::pool::run_all;
 use super::{Table, TableInner};
 use crate::context::Context;
+use crate::crew::Crew;
 use crate::error::{Error, Result};
 use crate::precision::Precision;
 use crate::schema::{Missing, TableSchema};
@@ -65,7 +66,7 @@ pub(crate) fn check_length(what: &'static str, expected: usize, found: usize, ke
 
 /// The keys that a thread takes at a time: more than one lot each, so that those who are quick do more of them.
 pub(super) fn share_of(context: &Context, keys: usize) -> usize {
-    let workers = context.pool.as_ref().map_or(1, rayon::ThreadPool::current_num_threads);
+    let workers = context.crew.as_ref().map_or(1, Crew::threads);
     let lots = if workers == 1 { 1 } else { workers * LOTS_A_THREAD };
     keys.div_ceil(lots).max(MIN_KEYS_A_THREAD)
 }
@@ -114,7 +115,7 @@ impl TableInner {
             return self.lookup_part(&schema, part);
         }
         let jobs = part.divide(share, schema.dim()).collect();
-        run_all(self.context.pool.as_ref(), jobs, |part| self.lookup_part(&schema, part)).into_iter().sum()
+        run_all(self.context.crew.as_ref(), jobs, |part| self.lookup_part(&schema, part)).into_iter().sum()
     }
 
     pub(super) fn lookup_part(&self, schema: &TableSchema, part: Part<'_>) -> Result<usize> {

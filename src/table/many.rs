@@ -160,7 +160,7 @@ pub(super) fn lookup_all(context: &Context, mut lookups: Few<Lookup<'_>>) -> Res
             }
         }
     }
-    let results = run_all(context.pool.as_ref().filter(|_| keys > share), jobs, |(at, table, schema, piece)| {
+    let results = run_all(context.crew.as_ref().filter(|_| keys > share), jobs, |(at, table, schema, piece)| {
         let hits = match piece {
             Piece::Rows(keys, rows) => table.lookup_part(schema, RowPart { keys, rows, found: None }),
             Piece::Bags(pooling, part) => table.lookup_bag_part(schema, pooling, part),

@@ -323,17 +323,17 @@ struct Work<'a> {
     given: Given<'a>,
 }
 
-/// Runs `work` on each shard that has to do with the batch, on the pool when the batch is large.
+/// Runs `work` on each shard that has to do with the batch, with the crew when the batch is large.
 fn each_shard<R: Send>(parts: &mut [Part<'_>], work: impl Fn(Work<'_>, &mut Shard, &mut Plan) -> R + Sync) -> Jobs<R> {
     let keys: usize = parts.iter().map(|part| part.given.keys.len()).sum();
-    let pool = parts.first().and_then(|part| part.table.context.pool.as_ref()).filter(|_| keys >= MIN_KEYS_FOR_THREADS);
+    let crew = parts.first().and_then(|part| part.table.context.crew.as_ref()).filter(|_| keys >= MIN_KEYS_FOR_THREADS);
     let shards = parts.iter_mut().flat_map(|part| {
         let of = Work { table: part.table, schema: &part.schema, batch: &part.batch, given: part.given };
         let shards = part.table.shards.iter().zip(&mut *part.plans).filter(|(_, plan)| !plan.positions.is_empty());
         shards.map(move |(shard, plan)| (of, shard, plan))
     });
     // A shard that a commit or a base is at comes last: its writer may have lost its core, and gets one once all else is done.
-    run_free_first(pool, shards.collect(), |(of, shard, plan): (Work<'_>, &RwLock<Shard>, &mut Plan), wait| {
+    run_free_first(crew, shards.collect(), |(of, shard, plan): (Work<'_>, &RwLock<Shard>, &mut Plan), wait| {
         let meter = &of.table.context.meters.shards;
         match if wait { Some(meter.write(shard)) } else { shard.try_write().ok() } {
             Some(mut shard) => Ok(work(of, &mut shard, plan)),
