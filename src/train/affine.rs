@@ -77,14 +77,16 @@ fn transposed(a: &[f32], m: usize, n: usize) -> Vec<f32> {
 /// The operation: input (`samples x inputs`), weight (`inputs x outputs`), bias (`outputs`).
 pub(crate) struct Affine;
 
-fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+/// The values of a contiguous tensor.
+pub(crate) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match layout.contiguous_offsets() {
         Some((from, to)) => Ok(&storage.as_slice::<f32>()?[from..to]),
-        None => candle_core::bail!("a layer's input is not contiguous"),
+        None => candle_core::bail!("an input is not contiguous"),
     }
 }
 
-fn values(tensor: &Tensor) -> Result<Vec<f32>> {
+/// A copy of a tensor's values, whatever its strides.
+pub(crate) fn values(tensor: &Tensor) -> Result<Vec<f32>> {
     tensor.flatten_all()?.to_vec1()
 }
 

@@ -4,6 +4,7 @@
 //! in a fixed order, and initial weights follow from a seed: the same calls give the same bits on every machine.
 #![forbid(unsafe_code)]
 
+use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{Activation, Module};
 
@@ -92,7 +93,7 @@ impl Schedule {
 }
 
 /// One fully connected layer: candle's tensors and the plain copy that is trained and committed.
-struct Layer {
+pub(crate) struct Layer {
     weight: Var,
     bias: Var,
     weights: Weights,
@@ -100,7 +101,8 @@ struct Layer {
 }
 
 impl Layer {
-    fn new(inputs: usize, outputs: usize, random: &mut Counter) -> Result<Layer> {
+    /// Uniform weights in Glorot's bound; biases 0.
+    pub(crate) fn new(inputs: usize, outputs: usize, random: &mut Counter) -> Result<Layer> {
         let bound = (6.0 / (inputs + outputs) as f64).sqrt();
         let values: Vec<f32> = (0..inputs * outputs).map(|_| ((2.0 * random.unit() - 1.0) * bound) as f32).collect();
         let weight = Var::from_vec(values.clone(), (inputs, outputs), &Device::Cpu).map_err(model)?;
@@ -108,10 +110,52 @@ impl Layer {
         Ok(Layer { weight, bias, weights: Weights::new(values), biases: Weights::new(vec![0.0; outputs]) })
     }
 
+    /// The outputs for row-major inputs.
+    pub(crate) fn apply(&self, input: &Tensor) -> candle_core::Result<Tensor> {
+        input.apply_op3(&self.weight, &self.bias, Affine)
+    }
+
+    /// Steps the weights by their gradient, divided by the number of samples it is the sum of.
+    pub(crate) fn learn(&mut self, grads: &GradStore, samples: f32, rate: Rate) -> candle_core::Result<()> {
+        let mean = |var: &Var| gradient_of(grads, var).map(|all| all.into_iter().map(|g| g / samples).collect::<Vec<_>>());
+        self.weights.step(&mean(&self.weight)?, rate);
+        self.biases.step(&mean(&self.bias)?, rate);
+        self.publish()
+    }
+
+    /// Takes a share off each weight (not the biases); the next step makes it count.
+    pub(crate) fn shrink(&mut self, share: f32) {
+        self.weights.values.iter_mut().for_each(|w| *w -= share * *w);
+    }
+
+    /// The number of weights.
+    pub(crate) fn weights(&self) -> usize {
+        self.weights.values.len() + self.biases.values.len()
+    }
+
+    pub(crate) fn write(&self, out: &mut Writer) {
+        self.weights.write(out);
+        self.biases.write(out);
+    }
+
+    pub(crate) fn read(&mut self, from: &mut Reader<'_>) -> Result<()> {
+        self.weights.read(from)?;
+        self.biases.read(from)?;
+        self.publish().map_err(model)
+    }
+
     /// Gives candle the plain copy's values.
     fn publish(&self) -> candle_core::Result<()> {
         self.weight.set(&Tensor::from_slice(&self.weights.values, self.weight.shape(), &Device::Cpu)?)?;
         self.bias.set(&Tensor::from_slice(&self.biases.values, self.bias.shape(), &Device::Cpu)?)
+    }
+}
+
+/// The loss's gradient with respect to a variable; zeros where it has none.
+pub(crate) fn gradient_of(grads: &GradStore, var: &Var) -> candle_core::Result<Vec<f32>> {
+    match grads.get(var) {
+        Some(gradient) => gradient.flatten_all()?.to_vec1(),
+        None => Ok(vec![0.0; var.elem_count()]),
     }
 }
 
@@ -146,7 +190,7 @@ impl Mlp {
             let input = Var::from_vec(inputs, (samples, self.inputs), &Device::Cpu)?;
             let mut output = input.as_tensor().clone();
             for (at, layer) in self.layers.iter().enumerate() {
-                output = output.apply_op3(&layer.weight, &layer.bias, Affine)?;
+                output = layer.apply(&output)?;
                 if at + 1 < self.layers.len() {
                     output = Activation::Relu.forward(&output)?;
                 }
@@ -165,40 +209,23 @@ impl Mlp {
             let samples = gradient.len().max(1) as f32;
             let gradient = Tensor::from_slice(gradient, gradient.len(), &Device::Cpu)?;
             let grads = pass.output.mul(&gradient)?.sum_all()?.backward()?;
-            let of = |var: &Var| match grads.get(var) {
-                Some(gradient) => gradient.flatten_all()?.to_vec1::<f32>(),
-                None => Ok(vec![0.0; var.elem_count()]),
-            };
-            let mean = |var: &Var| of(var).map(|all| all.into_iter().map(|g| g / samples).collect::<Vec<_>>());
-            for layer in layers.iter_mut() {
-                layer.weights.step(&mean(&layer.weight)?, rate);
-                layer.biases.step(&mean(&layer.bias)?, rate);
-                layer.publish()?;
-            }
-            of(&pass.input)
+            layers.iter_mut().try_for_each(|layer| layer.learn(&grads, samples, rate))?;
+            gradient_of(&grads, &pass.input)
         };
         backward().map_err(model)
     }
 
     /// The number of weights.
     pub(crate) fn weights(&self) -> usize {
-        self.layers.iter().map(|layer| layer.weights.values.len() + layer.biases.values.len()).sum()
+        self.layers.iter().map(Layer::weights).sum()
     }
 
     pub(crate) fn write(&self, out: &mut Writer) {
-        for layer in &self.layers {
-            layer.weights.write(out);
-            layer.biases.write(out);
-        }
+        self.layers.iter().for_each(|layer| layer.write(out));
     }
 
     pub(crate) fn read(&mut self, from: &mut Reader<'_>) -> Result<()> {
-        for layer in &mut self.layers {
-            layer.weights.read(from)?;
-            layer.biases.read(from)?;
-            layer.publish().map_err(model)?;
-        }
-        Ok(())
+        self.layers.iter_mut().try_for_each(|layer| layer.read(from))
     }
 }
 

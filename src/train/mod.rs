@@ -4,8 +4,10 @@
 mod affine;
 mod bytes;
 pub mod data;
+pub mod dce;
 pub mod deepfm;
 mod dense;
+pub mod drift;
 pub mod experiment;
 pub mod metrics;
 pub mod online;

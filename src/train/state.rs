@@ -85,7 +85,7 @@ impl State {
 }
 
 /// The lines that differ, e.g. "was begun with factors 16, not with factors 8".
-fn differences(begun: &str, now: &str) -> String {
+pub(crate) fn differences(begun: &str, now: &str) -> String {
     let unlike: Vec<_> = begun.lines().zip(now.lines()).filter(|(begun, now)| begun != now).collect();
     let list = |lines: Vec<&str>| lines.join(", ");
     let (begun, now) = unlike.into_iter().unzip();

@@ -1,15 +1,16 @@
-//! `embedrock generate`: a seeded synthetic click stream as a file.
+//! `embedrock generate`: a seeded synthetic click stream, or a simulated bank, as a file.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
-use clap::ValueEnum;
+use clap::{Subcommand, ValueEnum};
 use embedrock::train::data::synthetic::{Clicks, FileLayout};
 
 use serde_json::json;
 
+use crate::bank;
 use crate::output::{self, Outcome, say};
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -20,11 +21,19 @@ enum Layout {
     Criteo,
 }
 
+#[derive(Subcommand)]
+enum What {
+    Bank(bank::Args),
+}
+
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Args {
-    /// The file to make
-    #[arg(long, value_name = "FILE")]
-    to: PathBuf,
+    #[command(subcommand)]
+    what: Option<What>,
+    /// The file to make: clicks, unless another data set is named
+    #[arg(long, value_name = "FILE", required = true)]
+    to: Option<PathBuf>,
     /// Samples
     #[arg(long, default_value_t = 100_000)]
     samples: u64,
@@ -46,6 +55,11 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
+    let to = match (&args.what, &args.to) {
+        (Some(What::Bank(args)), _) => return bank::run(args),
+        (None, Some(to)) => to,
+        (None, None) => return Err("--to names no file".into()),
+    };
     let Args { seed, samples, users, items, .. } = *args;
     let clicks = Clicks { seed, samples, users, items, ..Clicks::default() };
     clicks.validate()?;
@@ -53,7 +67,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
         Layout::Movielens => FileLayout::MovieLens,
         Layout::Criteo => FileLayout::Criteo,
     };
-    let file = File::create_new(&args.to).map_err(|e| format!("cannot create {}: {e}", args.to.display()))?;
+    let file = File::create_new(to).map_err(|e| format!("cannot create {}: {e}", to.display()))?;
     let mut out = BufWriter::new(file);
     let bar = crate::train::bar(Some(args.samples));
     clicks.write(&mut out, layout, &mut |done| bar.set_position(done))?;
@@ -61,9 +75,9 @@ pub(crate) fn run(args: &Args) -> Outcome {
     bar.finish_and_clear();
     if args.json {
         let best_auc = clicks.best_auc();
-        output::json(&json!({"file": args.to, "samples": samples, "seed": seed, "synthetic": true, "best_auc": best_auc}))?;
+        output::json(&json!({"file": to, "samples": samples, "seed": seed, "synthetic": true, "best_auc": best_auc}))?;
     } else {
-        say!("{}: {} synthetic samples, seed {seed}", args.to.display(), output::count(samples));
+        say!("{}: {} synthetic samples, seed {seed}", to.display(), output::count(samples));
     }
     output::done()
 }

@@ -3,8 +3,11 @@
 //! Exit codes: 0 done; 1 it failed, or a check found damage; 2 the command line asks for what cannot be.
 #![deny(unsafe_code)]
 
+mod bank;
 mod bench;
 mod checkpoint;
+mod dce;
+mod drift;
 mod experiment;
 mod export;
 mod exporter;
@@ -53,6 +56,8 @@ enum Command {
     Export(export::Args),
     /// Read a file's rows into a table
     Import(import::Args),
+    /// Say how far a table's vectors moved between two commits or stores; exit 1 beyond --alert
+    Drift(drift::Args),
     /// Keep a serving copy of a store beside its trainer, and say how far it is behind
     Follow(follow::Args),
     /// Make training examples of features and the actions that answer them
@@ -79,6 +84,7 @@ fn main() -> ExitCode {
         Command::Restore(args) => restore::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Import(args) => import::run(&args),
+        Command::Drift(args) => drift::run(&args),
         Command::Follow(args) => follow::run(&args),
         Command::Join(args) => join::run(&args),
         Command::Experiment(args) => experiment::run(&args),

@@ -24,6 +24,8 @@ const CLICK_SECONDS: u64 = 5;
 pub(crate) enum Model {
     /// DeepFM on clicks or ratings: first order, factorization machine and a small network
     Deepfm(Args),
+    /// Dynamic customer embeddings: recurrent encoders of sessions and customers, and heads on their vectors
+    Dce(crate::dce::Args),
 }
 
 #[derive(clap::Args)]
@@ -98,7 +100,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(model: Model) -> Outcome {
-    let Model::Deepfm(args) = model;
+    let args = match model {
+        Model::Deepfm(args) => args,
+        Model::Dce(args) => return crate::dce::run(&args),
+    };
     if let Some(replica) = args.replica.as_ref().filter(|_| args.online) {
         return online(&args, replica);
     }
