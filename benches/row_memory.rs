@@ -17,6 +17,10 @@ const STEPS: u64 = 64;
 const FIRST_STEP: u64 = 4;
 const BATCH: usize = 4096;
 
+/// What the budget leaves a row beside its lanes, and the store beside its rows: more than either takes, so that all stay in memory.
+const ROOM_A_ROW: usize = 256;
+const ROOM: usize = 1 << 30;
+
 #[derive(Parser)]
 #[command(about = "Bytes of a row beside its embedding and state")]
 struct Cli {
@@ -54,7 +58,8 @@ fn resident_bytes() -> Result<u64, Failure> {
 fn grow(rows: u64, dim: usize, shards: Option<usize>) -> Result<Vec<Point>, Failure> {
     let dir = tempfile::tempdir()?;
     let before = resident_bytes()?;
-    let mut options = StoreOptions::default();
+    let budget = usize::try_from(rows)?.saturating_mul(dim * 8 + ROOM_A_ROW).saturating_add(ROOM);
+    let mut options = StoreOptions::default().memory_budget(budget);
     options = shards.into_iter().fold(options, StoreOptions::shards);
     let store = Store::open(dir.path(), options)?;
     let table = store.create_table(TableSchema::new("rows", dim).optimizer(Optimizer::adagrad(0.05)))?;
