@@ -20,7 +20,9 @@ const TRAIN: &str = "train deepfm --batch-size 64 --factors 4 --memory-budget 24
 /// The commands that a help text lists.
 fn listed(help: &str) -> Vec<&str> {
     let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
-    commands.map(|line| line.split_whitespace().next().unwrap()).filter(|name| *name != "help").collect()
+    // What goes on from the line before is further in.
+    let named = commands.filter(|line| !line.starts_with("   "));
+    named.map(|line| line.split_whitespace().next().unwrap()).filter(|name| *name != "help").collect()
 }
 
 #[test]

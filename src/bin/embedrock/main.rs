@@ -56,13 +56,13 @@ enum Command {
     Export(export::Args),
     /// Read a file's rows into a table
     Import(import::Args),
-    /// Say how far a table's vectors moved between two commits or stores; exit 1 beyond --alert
+    /// Say how far vectors moved between two commits or stores; exit 1 beyond an alert
     Drift(drift::Args),
     /// Keep a serving copy of a store beside its trainer, and say how far it is behind
     Follow(follow::Args),
     /// Make training examples of features and the actions that answer them
     Join(join::Args),
-    /// Run an experiment of Monolith's paper through stores: tables, figures of all runs, a plot
+    /// Run an experiment of Monolith's paper through stores, with tables and a plot
     Experiment(experiment::Args),
     /// Estimate memory and disk for a table
     Plan(plan::Args),
