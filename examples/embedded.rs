@@ -13,6 +13,7 @@ fn main() -> Result<()> {
     let mut rows = vec![0.0; 3 * 8];
     println!("{} of 3 found: {:?}", users.lookup(&keys, &mut rows)?, &rows[..8]);
     println!("commit {}", store.commit(b"whatever the trainer must remember")?);
+    drop(users); // a table keeps its store open
     store.close()?;
     let again = Store::open(&dir, StoreOptions::default())?;
     println!("{} rows after reopening", again.table("user")?.len());
