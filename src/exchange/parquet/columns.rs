@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use parquet::basic::{LogicalType, TimeUnit, Type as Physical};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader};
@@ -89,6 +89,47 @@ impl Column {
         let column = file.metadata().file_metadata().schema_descr().column(field.index);
         let reader = sound(path, || Ok(get_column_reader(column, Box::new(pages))))?;
         Ok(Column { field, reader, allowance })
+    }
+}
+
+/// A file's row groups, one after the other, with the columns of the one at hand.
+pub(super) struct Groups<const N: usize> {
+    pub(super) path: PathBuf,
+    pub(super) file: SerializedFileReader<File>,
+    /// In the order of `columns`; what the file has not is none.
+    pub(super) fields: [Option<Field>; N],
+    next: usize,
+    pub(super) columns: Vec<Option<Column>>,
+    /// Rows left in the row group, and rows read of the file.
+    left: u64,
+    pub(super) done: u64,
+}
+
+impl<const N: usize> Groups<N> {
+    pub(super) fn new(path: &Path, file: SerializedFileReader<File>, fields: [Option<Field>; N]) -> Groups<N> {
+        Groups { path: path.to_path_buf(), file, fields, next: 0, columns: Vec::new(), left: 0, done: 0 }
+    }
+
+    pub(super) fn column(&self, group: usize, field: usize) -> Result<Option<Column>> {
+        self.fields[field].map(|field| Column::open(&self.path, &self.file, (group, field))).transpose()
+    }
+
+    /// How many rows can be read now, `most` at most: opens the next row group that has some; 0 at the end of the file.
+    pub(super) fn ready(&mut self, most: usize) -> Result<usize> {
+        while self.left == 0 {
+            if self.next == self.file.metadata().num_row_groups() {
+                return Ok(0);
+            }
+            self.left = u64::try_from(self.file.metadata().row_group(self.next).num_rows()).unwrap_or(0);
+            self.columns = (0..N).map(|field| self.column(self.next, field)).collect::<Result<_>>()?;
+            self.next += 1;
+        }
+        Ok(usize::try_from(self.left).unwrap_or(usize::MAX).min(most))
+    }
+
+    pub(super) fn read(&mut self, rows: usize) {
+        self.left -= rows as u64;
+        self.done += rows as u64;
     }
 }
 

@@ -1,33 +1,18 @@
 //! Events of a joiner: `request` and `time`, of features `keys` and `dense`, of an action `label`.
 #![forbid(unsafe_code)]
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::reader::FileReader;
 
 use super::super::events::EventRow;
 use super::super::layout::MAX_VALUES;
 use super::super::refused;
-use super::columns::{
-    Column, FLOATS, Field, Fields, Lists, WHOLE, open, read_floats, read_lists, read_numbers, read_whole_lists,
-};
+use super::columns::{FLOATS, Fields, Groups, Lists, WHOLE, open, read_floats, read_lists, read_numbers, read_whole_lists};
 use crate::error::{Error, Result};
 
-/// Request, time, keys, dense, label.
-type EventFields = [Option<Field>; 5];
-
-/// See the module.
-pub(in super::super) struct EventReader {
-    path: PathBuf,
-    file: SerializedFileReader<File>,
-    fields: EventFields,
-    next_group: usize,
-    /// Rows left in the row group, and its columns in the order of [`EventFields`].
-    left: u64,
-    columns: Vec<Option<Column>>,
-    done: u64,
-}
+/// See the module. Columns: request, time, keys, dense, label.
+pub(in super::super) struct EventReader(Groups<5>);
 
 impl EventReader {
     pub(in super::super) fn open(path: &Path) -> Result<EventReader> {
@@ -43,32 +28,16 @@ impl EventReader {
         if found[0].is_none() || found[1].is_none() {
             return Err(refused(path, "it has no column 'request', or none 'time'"));
         }
-        Ok(EventReader { path: path.to_path_buf(), file, fields: found, next_group: 0, left: 0, columns: Vec::new(), done: 0 })
-    }
-
-    /// Opens the next row group that has rows; false at the end of the file.
-    fn advance(&mut self) -> Result<bool> {
-        while self.left == 0 {
-            if self.next_group == self.file.metadata().num_row_groups() {
-                return Ok(false);
-            }
-            self.left = u64::try_from(self.file.metadata().row_group(self.next_group).num_rows()).unwrap_or(0);
-            let open = |field: &Option<Field>| {
-                field.map(|field| Column::open(&self.path, &self.file, (self.next_group, field))).transpose()
-            };
-            self.columns = self.fields.iter().map(open).collect::<Result<_>>()?;
-            self.next_group += 1;
-        }
-        Ok(true)
+        Ok(EventReader(Groups::new(path, file, found)))
     }
 
     pub(in super::super) fn read(&mut self, most: usize) -> Result<Vec<EventRow>> {
-        if !self.advance()? {
+        let rows = self.0.ready(most)?;
+        if rows == 0 {
             return Ok(Vec::new());
         }
-        let rows = usize::try_from(self.left).unwrap_or(usize::MAX).min(most);
-        let (path, first) = (&self.path, self.done);
-        let [Some(request), Some(time), keys, dense, label] = &mut self.columns[..] else {
+        let (path, first) = (&self.0.path, self.0.done);
+        let [Some(request), Some(time), keys, dense, label] = &mut self.0.columns[..] else {
             return Err(refused(path, "it has no columns"));
         };
         let per_second = time.field.per_second;
@@ -94,8 +63,7 @@ impl EventReader {
                 label: labels.as_ref().and_then(|labels| labels[row]),
             });
         }
-        self.left -= rows as u64;
-        self.done += rows as u64;
+        self.0.read(rows);
         Ok(events)
     }
 }

@@ -1,37 +1,26 @@
 //! Reading files as others write them: keys and times as any whole numbers, lists of floats or doubles, in any row groups.
 #![forbid(unsafe_code)]
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use parquet::basic::Type as Physical;
 use parquet::data_type::FixedLenByteArray;
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::reader::FileReader;
 
 use super::super::layout::{
     Batch, EMBEDDING, FILE_CODECS, KEY, Layout, MAX_VALUES, REMOVED, STATE, Source, TIME, encoded_name, encoded_values,
 };
 use super::super::refused;
 use super::OPTIMIZER;
-use super::columns::{Column, FLOATS, Field, Fields, Lists, open, read_arrays, read_lists, read_numbers};
+use super::columns::{FLOATS, Fields, Groups, Lists, open, read_arrays, read_lists, read_numbers};
 use crate::error::{Error, Result};
 use crate::quantize::Quantization;
 
-/// See the module.
+/// See the module. Columns: key, time, embedding, state, removed.
 pub(in super::super) struct ParquetReader {
-    path: PathBuf,
-    file: SerializedFileReader<File>,
+    groups: Groups<5>,
     layout: Layout,
-    fields: RowFields,
-    next_group: usize,
-    /// Rows left in the row group, and its columns in the order of [`RowFields`].
-    left: u64,
-    columns: Vec<Option<Column>>,
-    done: u64,
 }
-
-/// Key, time, embedding, state, removed.
-type RowFields = [Option<Field>; 5];
 
 impl ParquetReader {
     pub(in super::super) fn open(path: &Path) -> Result<ParquetReader> {
@@ -61,9 +50,7 @@ impl ParquetReader {
         let optimizer = entries.into_iter().flatten().find(|entry| entry.key == OPTIMIZER).and_then(|entry| entry.value.clone());
         let layout = Layout { rows, dim, state: 0, times: time.is_some(), removed: removed.is_some(), codec, optimizer };
         let fields = [key, time, embedding, state, removed];
-        let columns = Vec::new();
-        let mut reader =
-            ParquetReader { path: path.to_path_buf(), file, layout, fields, next_group: 0, left: 0, columns, done: 0 };
+        let mut reader = ParquetReader { groups: Groups::new(path, file, fields), layout };
         reader.measure()?;
         Ok(reader)
     }
@@ -73,20 +60,23 @@ impl ParquetReader {
         if self.layout.codec.is_none() {
             self.layout.dim = self.first_width(2)?;
         }
-        if self.fields[3].is_some() {
+        if self.groups.fields[3].is_some() {
             self.layout.state = self.first_width(3)?;
         }
         if self.layout.rows > 0 && (self.layout.dim == 0 || self.layout.dim > MAX_VALUES || self.layout.state > MAX_VALUES) {
-            return Err(refused(&self.path, format!("its rows have {} values, expected 1 to {MAX_VALUES}", self.layout.dim)));
+            return Err(refused(
+                &self.groups.path,
+                format!("its rows have {} values, expected 1 to {MAX_VALUES}", self.layout.dim),
+            ));
         }
         Ok(())
     }
 
     fn first_width(&mut self, field: usize) -> Result<usize> {
-        for group in 0..self.file.metadata().num_row_groups() {
-            let Some(mut column) = self.column(group, field)? else { return Ok(0) };
+        for group in 0..self.groups.file.metadata().num_row_groups() {
+            let Some(mut column) = self.groups.column(group, field)? else { return Ok(0) };
             loop {
-                let list = read_lists(&self.path, &mut column, (1, MAX_VALUES))?;
+                let list = read_lists(&self.groups.path, &mut column, (1, MAX_VALUES))?;
                 match list.widths.first() {
                     None => break,
                     Some(Some(width)) => return Ok(*width),
@@ -96,23 +86,6 @@ impl ParquetReader {
         }
         Ok(0)
     }
-
-    fn column(&self, group: usize, field: usize) -> Result<Option<Column>> {
-        self.fields[field].map(|field| Column::open(&self.path, &self.file, (group, field))).transpose()
-    }
-
-    /// Opens the next row group that has rows; false at the end of the file.
-    fn advance(&mut self) -> Result<bool> {
-        while self.left == 0 {
-            if self.next_group == self.file.metadata().num_row_groups() {
-                return Ok(false);
-            }
-            self.left = u64::try_from(self.file.metadata().row_group(self.next_group).num_rows()).unwrap_or(0);
-            self.columns = (0..self.fields.len()).map(|field| self.column(self.next_group, field)).collect::<Result<_>>()?;
-            self.next_group += 1;
-        }
-        Ok(true)
-    }
 }
 
 impl Source for ParquetReader {
@@ -121,13 +94,13 @@ impl Source for ParquetReader {
     }
 
     fn read(&mut self, rows: usize, batch: &mut Batch) -> Result<()> {
-        if !self.advance()? {
+        let rows = self.groups.ready(rows)?;
+        if rows == 0 {
             return Ok(());
         }
-        let rows = usize::try_from(self.left).unwrap_or(usize::MAX).min(rows);
-        let (path, layout, first) = (&self.path, &self.layout, self.done);
+        let (path, layout, first) = (&self.groups.path, &self.layout, self.groups.done);
         let at = |row: usize, what: String| Error::Input { path: path.clone(), line: first + row as u64 + 1, what };
-        let [Some(key), time, Some(embedding), state, removed] = &mut self.columns[..] else {
+        let [Some(key), time, Some(embedding), state, removed] = &mut self.groups.columns[..] else {
             return Err(refused(path, "it has no columns"));
         };
         for number in read_numbers(path, key, rows)? {
@@ -178,8 +151,7 @@ impl Source for ParquetReader {
                 }
             }
         }
-        self.left -= rows as u64;
-        self.done += rows as u64;
+        self.groups.read(rows);
         Ok(())
     }
 }
