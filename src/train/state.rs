@@ -11,10 +11,58 @@ use super::deepfm::DeepFm;
 use super::metrics::Metrics;
 use crate::{Error, Result};
 
-const MAGIC: [u8; 8] = *b"EMBRKDFM";
-const VERSION: u32 = 1;
+const HEAD: Head = Head { magic: *b"EMBRKDFM", version: 1, writer: "train deepfm" };
 /// Where the total length is.
 const LENGTH_AT: usize = 12;
+
+/// What the states of all kinds of jobs begin with: magic, version, total length, options, input, its fingerprint.
+pub(crate) struct Head {
+    pub(crate) magic: [u8; 8],
+    pub(crate) version: u32,
+    /// The command that writes such states.
+    pub(crate) writer: &'static str,
+}
+
+impl Head {
+    pub(crate) fn write(&self, [options, input]: [&str; 2], fingerprint: &[u8; 32]) -> Writer {
+        let mut out = Writer::default();
+        out.bytes.extend_from_slice(&self.magic);
+        out.u32(self.version);
+        out.u64(0);
+        out.text(options);
+        out.text(input);
+        out.bytes.extend_from_slice(fingerprint);
+        out
+    }
+
+    /// The whole state, its length in its place.
+    pub(crate) fn finish(mut out: Writer) -> Vec<u8> {
+        let length = out.bytes.len() as u64;
+        out.bytes[LENGTH_AT..LENGTH_AT + 8].copy_from_slice(&length.to_le_bytes());
+        out.bytes
+    }
+
+    /// Reads up to the fingerprint, which comes next; returns the input's name. The options must be these.
+    pub(crate) fn read<'a>(&self, bytes: &'a [u8], options: &str) -> Result<(Reader<'a>, &'a str)> {
+        let mut reader = Reader::new(bytes);
+        if reader.take()? != self.magic {
+            return Err(damaged(format!("it was not written by `{}`", self.writer)));
+        }
+        let version = reader.u32()?;
+        if version != self.version {
+            return Err(damaged(format!("it has version {version}, this program reads {}", self.version)));
+        }
+        let length = reader.u64()?;
+        if length != bytes.len() as u64 {
+            return Err(damaged(format!("it has {} bytes where {length} were written", bytes.len())));
+        }
+        let (begun, input) = (reader.text()?, reader.text()?);
+        if begun != options {
+            return Err(Error::OtherJob(differences(begun, options)));
+        }
+        Ok((reader, input))
+    }
+}
 
 /// All of a job that is not in the store's tables.
 pub(crate) struct State {
@@ -32,41 +80,18 @@ pub(crate) struct State {
 
 impl State {
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Writer::default();
-        out.bytes.extend_from_slice(&MAGIC);
-        out.u32(VERSION);
-        out.u64(0);
-        out.text(&self.options);
-        out.text(&self.input);
-        out.bytes.extend_from_slice(&self.fingerprint);
+        let mut out = HEAD.write([&self.options, &self.input], &self.fingerprint);
         out.u64(self.position);
         out.u64(self.batches);
         out.u64(self.random.state());
         self.metrics.write(&mut out);
         self.model.write(&mut out);
-        let length = out.bytes.len() as u64;
-        out.bytes[LENGTH_AT..LENGTH_AT + 8].copy_from_slice(&length.to_le_bytes());
-        out.bytes
+        Head::finish(out)
     }
 
     /// Takes over a committed state. `self` is the fresh state of the same job: options and input must be equal.
     pub(crate) fn resume(&mut self, bytes: &[u8]) -> Result<()> {
-        let mut reader = Reader::new(bytes);
-        if reader.take()? != MAGIC {
-            return Err(damaged("it was not written by `train deepfm`"));
-        }
-        let version = reader.u32()?;
-        if version != VERSION {
-            return Err(damaged(format!("it has version {version}, this program reads {VERSION}")));
-        }
-        let length = reader.u64()?;
-        if length != bytes.len() as u64 {
-            return Err(damaged(format!("it has {} bytes where {length} were written", bytes.len())));
-        }
-        let (options, input) = (reader.text()?, reader.text()?);
-        if options != self.options {
-            return Err(Error::OtherJob(differences(options, &self.options)));
-        }
+        let (mut reader, input) = HEAD.read(bytes, &self.options)?;
         if reader.take()? != self.fingerprint {
             let what = if input == self.input {
                 format!("was begun with {input}, which has changed since")
@@ -85,7 +110,7 @@ impl State {
 }
 
 /// The lines that differ, e.g. "was begun with factors 16, not with factors 8".
-pub(crate) fn differences(begun: &str, now: &str) -> String {
+fn differences(begun: &str, now: &str) -> String {
     let unlike: Vec<_> = begun.lines().zip(now.lines()).filter(|(begun, now)| begun != now).collect();
     let list = |lines: Vec<&str>| lines.join(", ");
     let (begun, now) = unlike.into_iter().unzip();

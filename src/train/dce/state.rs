@@ -8,14 +8,11 @@
 use super::autoencoder::{Autoencoder, Said};
 use super::customer::CustomerEncoder;
 use super::heads::Heads;
-use crate::train::bytes::{Reader, Writer, damaged};
-use crate::train::state::differences;
+use crate::train::bytes::damaged;
+use crate::train::state::Head;
 use crate::{Error, Result, UnixSeconds};
 
-const MAGIC: [u8; 8] = *b"EMBRKDCE";
-const VERSION: u32 = 1;
-/// Where the total length is.
-const LENGTH_AT: usize = 12;
+const HEAD: Head = Head { magic: *b"EMBRKDCE", version: 1, writer: "train dce" };
 
 /// What a job is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -69,13 +66,7 @@ pub(crate) struct State {
 
 impl State {
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Writer::default();
-        out.bytes.extend_from_slice(&MAGIC);
-        out.u32(VERSION);
-        out.u64(0);
-        out.text(&self.options);
-        out.text(&self.input);
-        out.bytes.extend_from_slice(&self.fingerprint);
+        let mut out = HEAD.write([&self.options, &self.input], &self.fingerprint);
         out.u32(self.stage as u32);
         out.u64(self.step);
         out.u64(self.batches);
@@ -90,29 +81,12 @@ impl State {
         self.autoencoder.write(&mut out);
         self.customers.write(&mut out);
         self.heads.write(&mut out);
-        let length = out.bytes.len() as u64;
-        out.bytes[LENGTH_AT..LENGTH_AT + 8].copy_from_slice(&length.to_le_bytes());
-        out.bytes
+        Head::finish(out)
     }
 
     /// Takes over a committed state. `self` is the fresh state of the same job: options and input must be equal.
     pub(crate) fn resume(&mut self, bytes: &[u8]) -> Result<()> {
-        let mut reader = Reader::new(bytes);
-        if reader.take()? != MAGIC {
-            return Err(damaged("it was not written by `train dce`"));
-        }
-        let version = reader.u32()?;
-        if version != VERSION {
-            return Err(damaged(format!("it has version {version}, this program reads {VERSION}")));
-        }
-        let length = reader.u64()?;
-        if length != bytes.len() as u64 {
-            return Err(damaged(format!("it has {} bytes where {length} were written", bytes.len())));
-        }
-        let (options, input) = (reader.text()?, reader.text()?);
-        if options != self.options {
-            return Err(Error::OtherJob(differences(options, &self.options)));
-        }
+        let (mut reader, input) = HEAD.read(bytes, &self.options)?;
         if reader.take()? != self.fingerprint {
             return Err(Error::OtherJob(format!("was begun with {input}, as it was then, not with {} of now", self.input)));
         }
