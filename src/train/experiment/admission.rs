@@ -13,7 +13,7 @@ use super::statistics::Spread;
 use crate::train::DeepFmOptions;
 use crate::train::data::synthetic::Clicks;
 use crate::train::metrics::Metrics;
-use crate::{Admission, Error, Expiry, Result};
+use crate::{Admission, Expiry, Result};
 
 const ALL: &str = "every key, for ever";
 
@@ -60,11 +60,7 @@ struct Ran {
 /// # Errors
 /// Options that cannot be; data that cannot be read, or none; the store's.
 pub fn admission(setup: &Setup, done: &(dyn Fn(u64, u64) + Sync)) -> Result<Outcome> {
-    setup.validate()?;
-    let input = Input::of(setup)?;
-    if input.len() == 0 {
-        return Err(Error::InvalidOption { option: "data", what: "it has no samples".into() });
-    }
+    let input = Input::of(setup, 1)?;
     let runs = setup.each_seed(done, |seed, dir| run(setup, &input, seed, dir))?;
     Ok(outcome(setup, &input, &runs))
 }
@@ -107,30 +103,22 @@ fn outcome(setup: &Setup, input: &Input, runs: &[Vec<Ran>]) -> Outcome {
     let mut observations = Vec::new();
     for (ran, seed) in runs.iter().zip(1..) {
         for Ran { arm, auc, second_half, rows, memory } in ran {
-            let mut note = |measure, value| observations.push(Observation { arm: arm.clone(), measure, at: 0.0, seed, value });
+            let mut note = |measure: &'static str, value| {
+                observations.push(Observation { arm: arm.clone(), measure: measure.into(), at: 0.0, seed, value });
+            };
             note("auc", *auc);
             note("auc of the second half", *second_half);
             note("rows", *rows as f64);
             note("memory bytes", *memory as f64);
         }
     }
-    let options = setup.model(1);
-    Outcome {
-        experiment: "admission",
-        data: input.name(),
-        synthetic: input.is_synthetic(),
-        samples: input.len(),
-        seeds: setup.seeds,
-        settings: vec![input.about(), options.lines(input.shape()).replace('\n', ", ")],
-        tables: vec![costs(&observations)],
-        figure: Figure {
-            title: format!("Rows kept and quality, {}", input.name()),
-            x: "rows kept, of those of every key, in per cent".into(),
-            y: "AUC of the second half".into(),
-            curves: curves(&observations),
-        },
-        observations,
-    }
+    let figure = Figure {
+        title: format!("Rows kept and quality, {}", input.name()),
+        x: "rows kept, of those of every key, in per cent".into(),
+        y: "AUC of the second half".into(),
+        curves: curves(&observations),
+    };
+    Outcome::new("admission", (setup, input), "", vec![costs(&observations)], figure, observations)
 }
 
 fn mean(observations: &[Observation], arm: &str, measure: &str) -> f64 {

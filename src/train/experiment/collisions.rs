@@ -88,8 +88,7 @@ pub fn collisions_setup(real: bool) -> Setup {
 /// # Errors
 /// Options that cannot be; data that cannot be read; the store's.
 pub fn collisions(setup: &Setup, done: &(dyn Fn(u64, u64) + Sync)) -> Result<Outcome> {
-    setup.validate()?;
-    let input = Input::of(setup)?;
+    let input = Input::of(setup, 2 * TEST as u64)?;
     let runs = setup.each_seed(done, |seed, dir| run(setup, &input, seed, dir))?;
     Ok(outcome(setup, &input, &runs))
 }
@@ -140,33 +139,21 @@ fn outcome(setup: &Setup, input: &Input, runs: &[Vec<Ran>]) -> Outcome {
         for (arm, ran) in arms.iter().zip(ran) {
             for ((auc, logloss), pass) in ran.passes.iter().zip(1u32..) {
                 for (measure, value) in [("auc", *auc), ("logloss", *logloss)] {
-                    observations.push(Observation { arm: arm.clone(), measure, at: f64::from(pass), seed, value });
+                    let (arm, measure) = (arm.clone(), measure.into());
+                    observations.push(Observation { arm, measure, at: f64::from(pass), seed, value });
                 }
             }
         }
     }
     let (tables, curves) =
         (vec![sharing(&arms, runs), quality(setup, &arms, &observations)], curves(setup, &arms, &observations));
-    let options = setup.model(1);
-    Outcome {
-        experiment: "collisions",
-        data: input.name(),
-        synthetic: input.is_synthetic(),
-        samples: input.len(),
-        seeds: setup.seeds,
-        settings: vec![
-            input.about(),
-            format!("one sample of {TEST} held out; {}", options.lines(input.shape()).replace('\n', ", ")),
-        ],
-        tables,
-        figure: Figure {
-            title: format!("Collisions, {}", input.name()),
-            x: "passes over the samples".into(),
-            y: "AUC of samples held out".into(),
-            curves,
-        },
-        observations,
-    }
+    let figure = Figure {
+        title: format!("Collisions, {}", input.name()),
+        x: "passes over the samples".into(),
+        y: "AUC of samples held out".into(),
+        curves,
+    };
+    Outcome::new("collisions", (setup, input), &format!("one sample of {TEST} held out; "), tables, figure, observations)
 }
 
 /// What each way does to the ids: the first run's, as others differ by a few ids.

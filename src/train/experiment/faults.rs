@@ -119,13 +119,7 @@ struct Ran {
 /// # Errors
 /// Options that cannot be; data that cannot be read, or too little of it; the store's.
 pub fn faults(setup: &Setup, done: &(dyn Fn(u64, u64) + Sync)) -> Result<Outcome> {
-    setup.validate()?;
-    let input = Input::of(setup)?;
-    let least = 10 * (BEFORE + AFTER) as u64;
-    if input.len() < least {
-        let what = format!("{} samples are too few, {least} are needed", input.len());
-        return Err(Error::InvalidOption { option: "data", what });
-    }
+    let input = Input::of(setup, 10 * (BEFORE + AFTER) as u64)?;
     let runs = setup.each_seed(done, |seed, dir| Job { setup, input: &input, seed, dir }.run())?;
     Ok(outcome(setup, &input, &runs))
 }
@@ -203,7 +197,9 @@ fn outcome(setup: &Setup, input: &Input, runs: &[Vec<Ran>]) -> Outcome {
     let mut observations = Vec::new();
     for (ran, seed) in runs.iter().zip(1..) {
         for Ran { arm, auc, missing } in ran {
-            let mut note = |measure, at, value| observations.push(Observation { arm: arm.clone(), measure, at, seed, value });
+            let mut note = |measure: &'static str, at, value| {
+                observations.push(Observation { arm: arm.clone(), measure: measure.into(), at, seed, value });
+            };
             for ([all, touching], interval) in auc.iter().zip(1u32..) {
                 note("auc", f64::from(interval), *all);
                 note("auc of samples with a key on that server", f64::from(interval), *touching);
@@ -213,30 +209,15 @@ fn outcome(setup: &Setup, input: &Input, runs: &[Vec<Ran>]) -> Outcome {
             note("rows missing", 0.0, *missing as f64);
         }
     }
-    let options = setup.model(1);
-    Outcome {
-        experiment: "faults",
-        data: input.name(),
-        synthetic: input.is_synthetic(),
-        samples: input.len(),
-        seeds: setup.seeds,
-        settings: vec![
-            input.about(),
-            format!(
-                "1 of {SERVERS} servers lost after {BEFORE} intervals of {} samples; {}",
-                input.len() as usize / (BEFORE + AFTER),
-                options.lines(input.shape()).replace('\n', ", ")
-            ),
-        ],
-        tables: vec![dips(&observations)],
-        figure: Figure {
-            title: format!("One of {SERVERS} servers restored from an old snapshot, {}", input.name()),
-            x: "intervals after the loss".into(),
-            y: "AUC lost".into(),
-            curves: curves(&observations),
-        },
-        observations,
-    }
+    let figure = Figure {
+        title: format!("One of {SERVERS} servers restored from an old snapshot, {}", input.name()),
+        x: "intervals after the loss".into(),
+        y: "AUC lost".into(),
+        curves: curves(&observations),
+    };
+    let samples = input.len() as usize / (BEFORE + AFTER);
+    let how = format!("1 of {SERVERS} servers lost after {BEFORE} intervals of {samples} samples; ");
+    Outcome::new("faults", (setup, input), &how, vec![dips(&observations)], figure, observations)
 }
 
 fn arms() -> Vec<String> {

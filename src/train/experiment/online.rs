@@ -19,7 +19,7 @@ use crate::train::data::synthetic::{Clicks, Counter};
 use crate::train::metrics::Metrics;
 use crate::train::{DeepFmOptions, FEATURE_TABLE};
 use crate::types::mix;
-use crate::{Error, Replica, Restore, Result};
+use crate::{Replica, Restore, Result};
 
 /// Syncs in the part that is learned online.
 const SYNCS: [usize; 3] = [10, 50, 100];
@@ -55,14 +55,7 @@ struct Served {
 /// # Errors
 /// Options that cannot be; data that cannot be read, or too little of it; the store's.
 pub fn online(setup: &Setup, done: &(dyn Fn(u64, u64) + Sync)) -> Result<Outcome> {
-    setup.validate()?;
-    let input = Input::of(setup)?;
-    if input.len() < 700 {
-        return Err(Error::InvalidOption {
-            option: "data",
-            what: format!("{} samples are too few, 700 are needed", input.len()),
-        });
-    }
+    let input = Input::of(setup, 700)?;
     let runs = setup.each_seed(done, |seed, dir| Job { setup, input: &input, seed, dir }.run())?;
     Ok(outcome(setup, &input, &runs))
 }
@@ -152,7 +145,9 @@ fn outcome(setup: &Setup, input: &Input, runs: &[Vec<Served>]) -> Outcome {
     let mut observations = Vec::new();
     for (served, seed) in runs.iter().zip(1..) {
         for Served { arm, syncs, all, parts, bytes } in served {
-            let mut note = |arm: String, measure, at, value| observations.push(Observation { arm, measure, at, seed, value });
+            let mut note = |arm: String, measure: &'static str, at, value| {
+                observations.push(Observation { arm, measure: measure.into(), at, seed, value });
+            };
             note((*arm).to_owned(), "auc", *syncs as f64, *all);
             note((*arm).to_owned(), "bytes a sync", *syncs as f64, *bytes);
             // A copy that is synced once does not depend on the intervals.
@@ -163,26 +158,15 @@ fn outcome(setup: &Setup, input: &Input, runs: &[Vec<Served>]) -> Outcome {
         }
     }
     let stream = input.len() as usize - input.len() as usize * 5 / 7;
-    let options = setup.model(1);
-    Outcome {
-        experiment: "online",
-        data: input.name(),
-        synthetic: input.is_synthetic(),
-        samples: input.len(),
-        seeds: setup.seeds,
-        settings: vec![
-            input.about(),
-            format!("the last {stream} samples are predicted; {}", options.lines(input.shape()).replace('\n', ", ")),
-        ],
-        tables: vec![algorithm(&observations, stream), control(&observations)],
-        figure: Figure {
-            title: format!("Online against batch training, {}", input.name()),
-            x: "tenths of the online part".into(),
-            y: "AUC of the serving copy".into(),
-            curves: curves(&observations),
-        },
-        observations,
-    }
+    let tables = vec![algorithm(&observations, stream), control(&observations)];
+    let figure = Figure {
+        title: format!("Online against batch training, {}", input.name()),
+        x: "tenths of the online part".into(),
+        y: "AUC of the serving copy".into(),
+        curves: curves(&observations),
+    };
+    let how = format!("the last {stream} samples are predicted; ");
+    Outcome::new("online", (setup, input), &how, tables, figure, observations)
 }
 
 /// AUC of an arm with so many syncs, by seed.
@@ -248,7 +232,7 @@ fn curves(observations: &[Observation]) -> Vec<Curve> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::StoreOptions;
+    use crate::{Error, StoreOptions};
 
     #[test]
     fn where_ids_come_and_go_fresh_rows_help_more_than_as_many_old_ones() {

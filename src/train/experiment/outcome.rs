@@ -1,15 +1,17 @@
 //! What an experiment found: tables for people, every run's figures for scripts, and a figure.
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
 use std::fmt::{self, Write};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::setup::{Input, Setup};
 use super::statistics::Spread;
 
 /// One cell of a table.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(untagged)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Cell {
     /// Words.
     Text(String),
@@ -39,7 +41,7 @@ impl fmt::Display for Cell {
 }
 
 /// A table.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Grid {
     /// What it shows.
     pub title: String,
@@ -69,12 +71,12 @@ impl fmt::Display for Grid {
 }
 
 /// One figure of one run.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Observation {
     /// Which way of doing it.
     pub arm: String,
     /// What was measured.
-    pub measure: &'static str,
+    pub measure: Cow<'static, str>,
     /// Where: an epoch, an interval, a number of intervals.
     pub at: f64,
     /// The run.
@@ -84,7 +86,7 @@ pub struct Observation {
 }
 
 /// A point of a curve, the mean of all runs.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Point {
     /// Where.
     pub x: f64,
@@ -101,7 +103,7 @@ impl Point {
 }
 
 /// A curve.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Curve {
     /// Its name in the legend.
     pub name: String,
@@ -110,7 +112,7 @@ pub struct Curve {
 }
 
 /// Curves in one pair of axes.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
     /// Above it.
     pub title: String,
@@ -123,10 +125,10 @@ pub struct Figure {
 }
 
 /// What an experiment found.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Outcome {
     /// Its name.
-    pub experiment: &'static str,
+    pub experiment: Cow<'static, str>,
     /// The data's name: a directory or file without what leads to it, or "synthetic".
     pub data: String,
     /// Whether a generator made the data up.
@@ -146,6 +148,29 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// With what all experiments say of themselves; `how` it was done comes before the model's options.
+    pub(super) fn new(
+        experiment: &'static str,
+        (setup, input): (&Setup, &Input),
+        how: &str,
+        tables: Vec<Grid>,
+        figure: Figure,
+        observations: Vec<Observation>,
+    ) -> Outcome {
+        let options = setup.model(1).lines(input.shape()).replace('\n', ", ");
+        Outcome {
+            experiment: experiment.into(),
+            data: input.name(),
+            synthetic: input.is_synthetic(),
+            samples: input.len(),
+            seeds: setup.seeds,
+            settings: vec![input.about(), format!("{how}{options}")],
+            tables,
+            figure,
+            observations,
+        }
+    }
+
     /// The observations, comma-separated, with a head.
     pub fn csv(&self) -> String {
         let mut text = "arm,measure,at,seed,value\n".to_owned();

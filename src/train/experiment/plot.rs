@@ -8,14 +8,35 @@ use crate::{Error, Result};
 
 const SIZE: (u32, u32) = (900, 540);
 const MARGIN: u32 = 16;
+/// Numbers beyond it are left out: axes are counted in ones and in tenths of them.
+const LARGEST: f64 = 1e15;
+/// Colours that are told apart on white and on black, also by who sees few (Okabe and Ito 2008).
+const COLOURS: [RGBColor; 8] = [
+    RGBColor(0x00, 0x72, 0xb2),
+    RGBColor(0xd5, 0x5e, 0x00),
+    RGBColor(0x00, 0x9e, 0x73),
+    RGBColor(0xcc, 0x79, 0xa7),
+    RGBColor(0xe6, 0x9f, 0x00),
+    RGBColor(0x56, 0xb4, 0xe9),
+    RGBColor(0x80, 0x80, 0x80),
+    RGBColor(0xa0, 0x52, 0x2d),
+];
+
+fn can_be_drawn(point: &Point) -> bool {
+    [point.x, point.y].iter().all(|value| value.abs() <= LARGEST) && bar(point).abs() <= LARGEST
+}
+
+/// Half the height of a point's bar.
+fn bar(point: &Point) -> f64 {
+    point.half_width.unwrap_or(0.0)
+}
 
 /// The smallest and largest of some numbers, apart.
 fn range(values: impl Iterator<Item = f64>, around: f64) -> (f64, f64) {
-    let finite = values.filter(|value| value.is_finite());
-    let (low, high) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
+    let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
     match low <= high {
         true => {
-            let room = ((high - low) * around).max(1e-6);
+            let room = ((high - low) * around).max(1e-6).max(1e-6 * low.abs().max(high.abs()));
             (low - room, high + room)
         }
         false => (0.0, 1.0),
@@ -36,25 +57,24 @@ impl Figure {
     fn draw(&self, text: &mut String) -> std::result::Result<(), Box<dyn std::error::Error>> {
         let area = SVGBackend::with_string(text, SIZE).into_drawing_area();
         area.fill(&WHITE)?;
-        let points = || self.curves.iter().flat_map(|curve| &curve.points);
-        let half = |point: &Point| point.half_width.unwrap_or(0.0);
+        let points = || self.curves.iter().flat_map(|curve| &curve.points).filter(|point| can_be_drawn(point));
         let (left, right) = range(points().map(|point| point.x), 0.02);
-        let (low, high) = range(points().flat_map(|point| [point.y - half(point), point.y + half(point)]), 0.05);
+        let (low, high) = range(points().flat_map(|point| [point.y - bar(point), point.y + bar(point)]), 0.05);
         let mut chart = ChartBuilder::on(&area)
             .caption(&self.title, ("sans-serif", 20))
             .margin(MARGIN)
             .x_label_area_size(44)
             .y_label_area_size(64)
             .build_cartesian_2d(left..right, low..high)?;
-        chart.configure_mesh().x_desc(&self.x).y_desc(&self.y).light_line_style(WHITE).draw()?;
+        chart.configure_mesh().x_desc(&self.x).y_desc(&self.y).max_light_lines(0).bold_line_style(BLACK.mix(0.1)).draw()?;
         for (number, curve) in self.curves.iter().enumerate() {
-            let style = Palette99::pick(number).stroke_width(2);
-            let line = curve.points.iter().map(|point| (point.x, point.y));
-            let drawn = chart.draw_series(LineSeries::new(line, style))?;
+            let style = COLOURS[number % COLOURS.len()].stroke_width(2);
+            let drawable = || curve.points.iter().filter(|point| can_be_drawn(point));
+            let drawn = chart.draw_series(LineSeries::new(drawable().map(|point| (point.x, point.y)), style))?;
             drawn.label(&curve.name).legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
-            let bars = curve.points.iter().filter(|point| point.half_width.is_some());
+            let bars = drawable().filter(|point| point.half_width.is_some());
             chart.draw_series(bars.map(|point| {
-                let (low, high) = (point.y - half(point), point.y + half(point));
+                let (low, high) = (point.y - bar(point), point.y + bar(point));
                 ErrorBar::new_vertical(point.x, low, point.y, high, style, 6)
             }))?;
         }
@@ -89,5 +109,15 @@ mod tests {
         assert!(figure.svg().is_ok());
         figure.curves.clear();
         assert!(figure.svg().is_ok());
+        // Whatever numbers a file may hold, and words that would be markup.
+        let extremes = [f64::MAX, f64::MIN, f64::MIN_POSITIVE, f64::INFINITY, 1e15, -1e15, 1e15 + 1.0, 0.0, -0.0, 1e-300, 3.0];
+        for a in extremes {
+            for b in extremes {
+                let points = [(a, b), (b, a)].map(|(x, y)| Point { x, y, half_width: Some(a) });
+                figure.curves = vec![Curve { name: "<script>".into(), points: points.into() }];
+                let svg = figure.svg().unwrap();
+                assert!(!svg.contains("<script") && !svg.contains("NaN"), "{a} {b}");
+            }
+        }
     }
 }

@@ -52,7 +52,7 @@ impl Default for Setup {
 }
 
 impl Setup {
-    pub(super) fn validate(&self) -> Result<()> {
+    fn validate(&self) -> Result<()> {
         let refuse = |option, what: &str| Err(Error::InvalidOption { option, what: what.into() });
         self.model.validate()?;
         match self {
@@ -119,15 +119,26 @@ pub(super) enum Input {
 }
 
 impl Input {
-    pub(super) fn of(setup: &Setup) -> Result<Input> {
-        let Some(path) = &setup.data else {
-            setup.clicks.validate()?;
-            return Ok(Input::Generated(setup.clicks.clone()));
+    /// At least so many samples.
+    pub(super) fn of(setup: &Setup, least: u64) -> Result<Input> {
+        setup.validate()?;
+        let input = match &setup.data {
+            None => {
+                setup.clicks.validate()?;
+                Input::Generated(setup.clicks.clone())
+            }
+            Some(path) => {
+                let mut source = data::open(path)?;
+                let (shape, mut samples) = (source.description().shape, Samples::default());
+                while source.next(&mut samples, 1 << 16)? > 0 {}
+                Input::Real { name: name_of(path), shape, samples }
+            }
         };
-        let mut source = data::open(path)?;
-        let (shape, mut samples) = (source.description().shape, Samples::default());
-        while source.next(&mut samples, 1 << 16)? > 0 {}
-        Ok(Input::Real { name: name_of(path), shape, samples })
+        if input.len() < least {
+            let what = format!("{} samples are too few, {least} are needed", input.len());
+            return Err(Error::InvalidOption { option: "data", what });
+        }
+        Ok(input)
     }
 
     pub(super) fn name(&self) -> String {

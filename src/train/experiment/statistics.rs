@@ -1,7 +1,7 @@
 //! Means of runs of several seeds, and how sure they are.
 #![forbid(unsafe_code)]
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Student's t for a two-sided interval of 95 %, by degrees of freedom from 1 on; beyond the table the normal distribution's 1.96 is
 /// less than 5 % too small.
@@ -12,7 +12,7 @@ const T: [f64; 20] = [
 const NORMAL: f64 = 1.96;
 
 /// Values of one measure, a run each.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// Their mean.
     pub mean: f64,
