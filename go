@@ -49,6 +49,8 @@ run_tests() {
     cargo fmt --check
     cargo clippy "${FLAGS[@]}" --all-targets -- -D warnings
     cargo test "${FLAGS[@]}"
+    # The peers' bench is a workspace of its own, which nothing else builds.
+    cargo check --manifest-path benches/peer-stores/Cargo.toml
     RUSTDOCFLAGS="-D warnings" cargo doc "${FLAGS[@]}" --no-deps
     # With debug assertions and overflow checks, and without RocksDB: seconds, not minutes.
     cargo test --no-default-features --features testing

@@ -7,6 +7,7 @@ use embedrock::{Error, Quantization, Remote, Store, StoreOptions, Upload};
 
 use serde_json::json;
 
+use crate::bars;
 use crate::output::{self, Outcome, say};
 
 #[derive(clap::Args)]
@@ -49,8 +50,8 @@ pub(crate) fn run(args: &Args) -> Outcome {
     };
     let at = store.recovery().at;
     if let Some(place) = &args.to {
-        let bar = output::transfer_bar();
-        let mut progress = |transfer| output::show_transfer(&bar, transfer);
+        let bar = bars::transfer_bar();
+        let mut progress = |transfer| bars::show_transfer(&bar, transfer);
         let sent = store.upload_as(&Remote::open(place)?, &upload(args), &mut progress)?;
         bar.finish_and_clear();
         if args.json {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use embedrock::{At, CommitId, Export, ExportReport, FileFormat, Quantization, Store, StoreOptions, Table};
 use serde_json::json;
 
+use crate::bars;
 use crate::output::{self, Outcome, say};
 
 #[derive(clap::Args)]
@@ -106,9 +107,9 @@ fn export(args: &Args, store: &Store, table: &str, file: &Path) -> Result<Export
     if let Some(codec) = args.quantize {
         export = export.quantize(codec);
     }
-    let bar = output::row_bar();
+    let bar = bars::row_bar();
     bar.set_message(format!("of {table}"));
-    let report = export.to(store, file, &mut |done, total| output::show_rows(&bar, done, total));
+    let report = export.to(store, file, &mut |done, total| bars::show_rows(&bar, done, total));
     bar.finish_and_clear();
     report
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use embedrock::{Import, Optimizer, Store, StoreOptions};
 use serde_json::json;
 
+use crate::bars;
 use crate::output::{self, Outcome, say};
 
 #[derive(clap::Args)]
@@ -43,8 +44,8 @@ pub(crate) fn run(args: &Args) -> Outcome {
     if let Some(rows) = args.commit_every {
         import = import.commit_every(rows);
     }
-    let bar = output::row_bar();
-    let report = import.from(&store, &args.from, &mut |done, total| output::show_rows(&bar, done, total))?;
+    let bar = bars::row_bar();
+    let report = import.from(&store, &args.from, &mut |done, total| bars::show_rows(&bar, done, total))?;
     bar.finish_and_clear();
     store.close()?;
     if args.json {

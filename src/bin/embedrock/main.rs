@@ -4,6 +4,7 @@
 #![deny(unsafe_code)]
 
 mod bank;
+mod bars;
 mod bench;
 mod checkpoint;
 mod dce;

@@ -7,6 +7,7 @@ use embedrock::{At, CommitId, Remote, Restore, RestoreReport, StoreOptions};
 use indicatif::ProgressBar;
 use serde_json::json;
 
+use crate::bars;
 use crate::output::{self, Outcome, say};
 
 #[derive(clap::Args)]
@@ -97,12 +98,12 @@ fn with(args: &Args, restore: Restore, bar: &ProgressBar) -> Restore {
         options = options.scratch(dir);
     }
     let bar = bar.clone();
-    let restore = restore.options(options).progress(move |progress| output::show_restore(&bar, progress));
+    let restore = restore.options(options).progress(move |progress| bars::show_restore(&bar, progress));
     args.tables.as_ref().map_or(restore.clone(), |tables| restore.tables(tables))
 }
 
 fn from_store(args: &Args, store: PathBuf) -> Result<RestoreReport, embedrock::Error> {
-    let bar = output::transfer_bar();
+    let bar = bars::transfer_bar();
     let restore = with(args, Restore::of(store).at(at(args)), &bar);
     let report = match &args.to {
         Some(target) if !args.dry_run => restore.to(target),
@@ -113,8 +114,8 @@ fn from_store(args: &Args, store: PathBuf) -> Result<RestoreReport, embedrock::E
 }
 
 fn from_copy(args: &Args, place: &str) -> Result<RestoreReport, embedrock::Error> {
-    let (remote, bar) = (open(args, place)?, output::transfer_bar());
-    let mut progress = |transfer| output::show_transfer(&bar, transfer);
+    let (remote, bar) = (open(args, place)?, bars::transfer_bar());
+    let mut progress = |transfer| bars::show_transfer(&bar, transfer);
     let target = args.to.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("embedrock-copy-{}", std::process::id())));
     let report = if args.dry_run || args.to.is_none() {
         remote.dry_run(at(args), &target, |restore| with(args, restore, &bar), &mut progress)
