@@ -1,5 +1,6 @@
 """The modules against PyTorch's own, step by step, and through kill -9."""
 
+import doctest
 import os
 import signal
 import subprocess
@@ -396,3 +397,8 @@ def test_the_embeddings_of_a_cuda_model_go_where_it_is(tmp_path):
         out.sum().backward()
         TableOptimizer(bag).step()
         assert bag(torch.tensor([[1, 2]], device="cuda")).tolist() == [[-2, -2]]
+
+
+def test_the_example_of_the_docstring_holds():
+    results = doctest.testmod(embedrock.torch)
+    assert results.failed == 0 and results.attempted > 5
