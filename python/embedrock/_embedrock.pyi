@@ -47,19 +47,30 @@ class _Learning(TypedDict, total=False):
     clip_global_norm: Optional[float]
 
 class _OptimizerSettings(TypedDict, total=False):
-    weight_decay: float
-    initial_accumulator: float
-    betas: tuple[float, float]
-    epsilon: float
-    decay: float
-    nesterov: bool
-    l1: float
-    l2: float
-    group_lasso: float
-    beta: float
-    clip_value: float
-    clip_norm: float
-    schedule: "Schedule"
+    weight_decay: Optional[float]
+    initial_accumulator: Optional[float]
+    betas: Optional[tuple[float, float]]
+    epsilon: Optional[float]
+    decay: Optional[float]
+    nesterov: Optional[bool]
+    l1: Optional[float]
+    l2: Optional[float]
+    group_lasso: Optional[float]
+    beta: Optional[float]
+    clip_value: Optional[float]
+    clip_norm: Optional[float]
+    schedule: Optional["Schedule"]
+
+class _SchemaSettings(TypedDict, total=False):
+    optimizer: Optional["Optimizer"]
+    initializer: Optional["Initializer"]
+    segments: Optional[Sequence["Segment"]]
+    admission: Optional["Admission"]
+    expiry: Optional["Expiry"]
+    slot_thresholds: Optional[Mapping[int, int]]
+    slot_expiries: Optional[Mapping[int, "Expiry"]]
+    missing: Optional[str]
+    precision: Optional[str]
 
 class Schedule:
     @staticmethod
@@ -152,21 +163,7 @@ class Segment:
     def dim(self) -> int: ...
 
 class TableSchema:
-    def __new__(
-        cls,
-        name: str,
-        dim: int,
-        *,
-        optimizer: Optional[Optimizer] = None,
-        initializer: Optional[Initializer] = None,
-        segments: Optional[Sequence[Segment]] = None,
-        admission: Optional[Admission] = None,
-        expiry: Optional[Expiry] = None,
-        slot_thresholds: Optional[Mapping[int, int]] = None,
-        slot_expiries: Optional[Mapping[int, Expiry]] = None,
-        missing: Optional[str] = None,
-        precision: Optional[str] = None,
-    ) -> Self: ...
+    def __new__(cls, name: str, dim: int, **settings: Unpack[_SchemaSettings]) -> Self: ...
     @property
     def name(self) -> str: ...
     @property

@@ -74,9 +74,24 @@ impl PySchedule {
 #[derive(Clone, PartialEq)]
 pub(crate) struct PyOptimizer(pub(crate) Optimizer);
 
+const RULE: [&str; 13] = [
+    "weight_decay",
+    "initial_accumulator",
+    "betas",
+    "epsilon",
+    "decay",
+    "nesterov",
+    "l1",
+    "l2",
+    "group_lasso",
+    "beta",
+    "clip_value",
+    "clip_norm",
+    "schedule",
+];
+
 fn configured(mut optimizer: Optimizer, settings: Option<&Bound<'_, PyDict>>) -> PyResult<PyOptimizer> {
-    for (name, value) in settings.into_iter().flatten() {
-        let name: String = name.extract()?;
+    for (name, value) in known(settings, "optimizers", &RULE)? {
         optimizer = match name.as_str() {
             "weight_decay" => optimizer.weight_decay(value.extract()?),
             "initial_accumulator" => optimizer.initial_accumulator(value.extract()?),
@@ -94,7 +109,7 @@ fn configured(mut optimizer: Optimizer, settings: Option<&Bound<'_, PyDict>>) ->
             "clip_value" => optimizer.clip_value(value.extract()?),
             "clip_norm" => optimizer.clip_norm(value.extract()?),
             "schedule" => optimizer.schedule(value.extract::<PySchedule>()?.0),
-            _ => return Err(PyTypeError::new_err(format!("optimizers have no setting '{name}'"))),
+            _ => optimizer,
         };
     }
     Ok(PyOptimizer(optimizer))
@@ -349,7 +364,7 @@ pub(crate) fn known<'py>(
     for (name, value) in given.into_iter().flatten() {
         let name: String = name.extract()?;
         if !known.contains(&name.as_str()) {
-            return Err(PyTypeError::new_err(format!("{whose} have no setting '{name}'")));
+            return Err(PyTypeError::new_err(format!("{whose} have no setting '{name}', only {}", known.join(", "))));
         }
         if !value.is_none() {
             settings.push((name, value));

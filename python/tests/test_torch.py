@@ -14,7 +14,7 @@ from torch import nn
 
 import embedrock
 from embedrock import Initializer, Optimizer, Store, TableSchema, errors
-from embedrock.torch import Embedding, EmbeddingBag, Prefetched, TableOptimizer, commit, import_embedding, resume
+from embedrock.torch import Embedding, EmbeddingBag, Prefetched, TableOptimizer, commit, commit_in_background, import_embedding, resume
 
 KEYS, DIM, BAGS, LONGEST, STEPS = 300, 8, 32, 6, 200
 RULES = {
@@ -402,3 +402,24 @@ def test_the_embeddings_of_a_cuda_model_go_where_it_is(tmp_path):
 def test_the_example_of_the_docstring_holds():
     results = doctest.testmod(embedrock.torch)
     assert results.failed == 0 and results.attempted > 5
+
+
+def test_a_commit_in_the_background_is_of_the_moment_it_was_called(tmp_path):
+    def opened():
+        store = Store(tmp_path / "store", memory_budget=64 << 20)
+        rows = Embedding(store.create_table(TableSchema("t", 2, optimizer=Optimizer.sgd(1.0))), store=store)
+        return store, rows, TableOptimizer(rows)
+
+    keys = torch.arange(3)
+    store, rows, tables = opened()
+    with store:
+        rows(keys).sum().backward()
+        tables.step()
+        ticket = commit_in_background(rows, tables, extra={"batches": 1})
+        rows(keys).sum().backward()
+        tables.step()
+        assert ticket.wait() == store.durable_commit()
+    store, rows, tables = opened()
+    with store:
+        assert resume(rows, tables).extra == {"batches": 1} and tables.steps == 1
+        assert rows(keys).tolist() == [[-1.0, -1.0]] * 3

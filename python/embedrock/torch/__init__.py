@@ -16,7 +16,7 @@ True
 
 from .exchange import import_embedding
 from .modules import Embedding, EmbeddingBag
-from .training import Prefetched, Resumed, TableOptimizer, commit, resume
+from .training import Prefetched, Resumed, TableOptimizer, commit, commit_in_background, resume
 
 __all__ = [
     "Embedding",
@@ -25,6 +25,7 @@ __all__ = [
     "Resumed",
     "TableOptimizer",
     "commit",
+    "commit_in_background",
     "import_embedding",
     "resume",
 ]

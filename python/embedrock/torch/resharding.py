@@ -9,7 +9,7 @@ from typing import Any, List
 import numpy as np
 
 from .._embedrock import Store, TableSchema
-from .sharded import JobCommit, last_record, owners, rank_path, record_names, read_record, write_record
+from .sharded import JobCommit, owners, rank_path, read_record, record_names, write_record
 
 ROWS_AT_ONCE = 1 << 18
 FAR = 2**32 - 1
@@ -30,9 +30,8 @@ def reshard(root: Any, target: Any, ranks: int, **options: Any) -> JobCommit:
     names = record_names(root)
     if not names:
         raise ValueError(f"there is no commit of a job in {root}")
-    before = len(read_record(os.path.join(root, names[-1])).commits)
-    record = last_record(root, before)
-    assert record is not None
+    record = read_record(os.path.join(root, names[-1]))
+    before = len(record.commits)
     os.makedirs(target)
     states: List[bytes] = []
     stores = [Store(rank_path(target, rank, ranks), **{**options, "max_clock_step": FAR}) for rank in range(ranks)]

@@ -64,7 +64,7 @@ class _ShardedLookup(torch.autograd.Function):
         ctx.module, ctx.routed = module, routed
         rows = torch.from_numpy(module.table.lookup(routed.keys))
         back = _exchange(rows, routed.received, routed.sent, module.group)
-        return back[routed.inverse].to(module.device or "cpu")
+        return back[routed.inverse]
 
     @staticmethod
     @once_differentiable
@@ -96,7 +96,7 @@ class ShardedEmbedding(StoredModule):
 
     def forward(self, keys: Tensor) -> Tensor:
         out = self._across(integers("keys", keys).view(-1).numpy())
-        return out.view(*keys.shape, self.table.dim)
+        return out.view(*keys.shape, self.table.dim).to(self.device or keys.device)
 
     @torch.compiler.disable
     def _across(self, keys: np.ndarray) -> Tensor:
@@ -278,5 +278,5 @@ def last_record(root: str, ranks: int) -> Optional[JobCommit]:
         return None
     record = read_record(os.path.join(root, names[-1]))
     if len(record.commits) != ranks:
-        raise ValueError(f"the job in {root} has {len(record.commits)} ranks, not {ranks}: use embedrock.torch.sharded.reshard")
+        raise ValueError(f"the job in {root} has {len(record.commits)} ranks, not {ranks}: use embedrock.torch.resharding.reshard")
     return record
