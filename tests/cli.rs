@@ -13,7 +13,7 @@ use std::process::{Child, Stdio};
 use command::Place;
 use embedrock::{Store, StoreOptions, TableSchema, Update};
 
-const COMMANDS: &str = "train deepfm,train dce,train,inspect,verify,checkpoint,restore,export,import,drift,follow,join,experiment,plan,generate,generate bank,bench";
+const COMMANDS: &str = "train deepfm,train dce,train,inspect,verify,checkpoint,restore,export,import,drift,follow,join,experiment,report,plan,generate,generate bank,bench";
 /// Small batches, a commit after each few, so that a short stream has several.
 const TRAIN: &str = "train deepfm --batch-size 64 --factors 4 --memory-budget 24MiB --commit-every 4";
 

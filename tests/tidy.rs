@@ -61,7 +61,7 @@ const ONE_PLACE: &[(&str, &[&str])] = &[
     ("plotters", &["src/train/experiment/plot.rs", "src/bin/embedrock/drift.rs"]),
     ("zip", &["src/exchange/npz.rs"]),
     ("serde", &["src/train/", "src/bin/"]),
-    ("serde_json", &["src/bin/", "src/exchange/safetensors.rs", "src/train/dce/bank/file.rs"]),
+    ("serde_json", &["src/bin/", "src/exchange/safetensors.rs", "src/train/dce/bank/file.rs", "src/train/runs/"]),
     ("clap", &["src/bin/"]),
     ("indicatif", &["src/bin/"]),
     ("tracing_subscriber", &["src/bin/"]),

@@ -3,6 +3,7 @@
 
 mod affine;
 mod bytes;
+mod commits;
 pub mod data;
 pub mod dce;
 pub mod deepfm;
@@ -14,6 +15,7 @@ pub mod online;
 mod options;
 mod report;
 mod run;
+pub mod runs;
 mod state;
 
 pub use options::{DeepFmOptions, FEATURE_TABLE};

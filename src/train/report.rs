@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::data::Description;
 use super::metrics::CurvePoint;
@@ -35,7 +35,7 @@ pub struct Progress {
 }
 
 /// Rows of all tables, by tier, and the store's memory.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rows {
     /// All rows.
     pub total: u64,
@@ -54,7 +54,8 @@ pub struct Rows {
 }
 
 impl Rows {
-    pub(crate) fn of(store: &Store) -> Rows {
+    /// Those of a store as it is now.
+    pub fn of(store: &Store) -> Rows {
         let stats = store.stats();
         let total = stats.tables.iter().map(|table| table.rows).sum();
         let hot = stats.tables.iter().map(|table| table.hot_rows).sum();

@@ -4,6 +4,7 @@
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
+use super::commits::Commits;
 use super::data::synthetic::Counter;
 use super::data::{Description, Samples, Source};
 use super::deepfm::{Architecture, DeepFm};
@@ -11,7 +12,7 @@ use super::metrics::Metrics;
 use super::options::DeepFmOptions;
 use super::report::{Progress, Report, Rows};
 use super::state::State;
-use crate::{CommitId, Result, Store, Table, Ticket, Update};
+use crate::{CommitId, Result, Store, Table, Update};
 
 /// The least time between two progress calls that do not follow a commit.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
@@ -46,10 +47,7 @@ pub fn train_deepfm(
         from,
         begun: Instant::now(),
         shown: Instant::now(),
-        commit: store.last_commit().map(|commit| commit.id),
-        ticket: None,
-        uncommitted: 0,
-        commits: 0,
+        commits: Commits::new(store, options.commit_every, options.checkpoint_every),
         rows: Vec::new(),
         gradients: Vec::new(),
     };
@@ -113,12 +111,7 @@ struct Run<'a> {
     from: u64,
     begun: Instant,
     shown: Instant,
-    commit: Option<CommitId>,
-    /// Says when that is durable, if this run cut it.
-    ticket: Option<Ticket>,
-    /// Batches learned since the last commit.
-    uncommitted: u64,
-    commits: u64,
+    commits: Commits<'a>,
     rows: Vec<f32>,
     gradients: Vec<f32>,
 }
@@ -132,18 +125,13 @@ impl Run<'_> {
                 break;
             }
             self.learn(&batch)?;
-            let due = self.options.commit_every > 0 && self.uncommitted >= self.options.commit_every;
-            if due {
-                self.commit()?;
-            }
+            let due = self.commits.count(1, || self.state.to_bytes())?;
             if due || self.shown.elapsed() >= PROGRESS_EVERY {
                 self.shown = Instant::now();
                 observer(&self.progress(due));
             }
         }
-        let due = self.uncommitted > 0 || self.commit.is_none();
-        self.last_commit()?;
-        if due {
+        if self.commits.finish(|| self.state.to_bytes())? {
             observer(&self.progress(true));
         }
         Ok(())
@@ -162,30 +150,7 @@ impl Run<'_> {
         self.table.apply_gradients(&batch.keys, &self.gradients, &Update::at(u64::from(time)))?;
         state.position += batch.len() as u64;
         state.batches += 1;
-        self.uncommitted += 1;
         Ok(())
-    }
-
-    /// Training goes on while the commit is written; what it fails with the next one says, or the end of the run.
-    fn commit(&mut self) -> Result<()> {
-        let state = self.state.to_bytes();
-        let ticket = self.store.commit_in_background(|| state)?;
-        self.commit = Some(ticket.id());
-        self.ticket = Some(ticket);
-        self.uncommitted = 0;
-        self.commits += 1;
-        if self.options.checkpoint_every > 0 && self.commits.is_multiple_of(self.options.checkpoint_every) {
-            self.store.checkpoint_in_background()?;
-        }
-        Ok(())
-    }
-
-    /// What was learned and is not committed yet is; returns when it is durable.
-    fn last_commit(&mut self) -> Result<()> {
-        if self.uncommitted > 0 || self.commit.is_none() {
-            self.commit()?;
-        }
-        self.ticket.take().map_or(Ok(()), |ticket| ticket.wait().map(|_| ()))
     }
 
     fn rate(&self) -> (f64, f64) {
@@ -204,7 +169,7 @@ impl Run<'_> {
             auc: self.state.metrics.auc(),
             logloss: self.state.metrics.logloss(),
             rows: Rows::of(self.store),
-            commit: self.commit,
+            commit: self.commits.last(),
             committed,
         }
     }
@@ -229,7 +194,7 @@ impl Run<'_> {
             curve: metrics.curve(),
             rows: Rows::of(self.store),
             dense_weights: self.state.model.weights() as u64,
-            commit: self.commit.map(|id| id.to_string()),
+            commit: self.commits.last().map(|id| id.to_string()),
             resumed_from: resumed.map(|id| id.to_string()),
             resumed_at: resumed.map(|_| self.from),
         }

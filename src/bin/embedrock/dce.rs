@@ -1,16 +1,13 @@
 //! `embedrock train dce`: vectors of sessions and customers, and heads that read them.
 #![forbid(unsafe_code)]
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
-
 use embedrock::train::dce::bank::Bank;
 use embedrock::train::dce::data::{self, Sessions};
 use embedrock::train::dce::{DceOptions, DceProgress, train_dce};
-use embedrock::{Store, StoreOptions};
+use embedrock::train::runs::Moment;
 use indicatif::ProgressBar;
 
-use crate::exporter::published;
+use crate::job::Job;
 use crate::output::{self, Outcome, say};
 use crate::train::bar;
 
@@ -19,24 +16,11 @@ pub(crate) struct Args {
     /// What to learn: bank:FILE, entree:DIR, airbnb:DIR, unix:DIR or yoochoose:DIR; without it a bank is simulated
     #[arg(long, value_name = "NAME:PATH")]
     data: Option<String>,
-    /// The store; a run that was stopped goes on from its last commit
-    #[arg(long, value_name = "DIR")]
-    store: PathBuf,
-    /// Memory that rows, indexes and caches may take
-    #[arg(long, value_parser = output::size, value_name = "BYTES", default_value = "256MiB")]
-    memory_budget: usize,
-    /// Cap on the rows in memory, for trying out what happens beyond it
-    #[arg(long)]
-    hot_rows: Option<usize>,
-    /// Worker threads of the store; 0 for one a core
-    #[arg(long, default_value_t = 0)]
-    threads: usize,
+    #[command(flatten)]
+    job: Job,
     /// Batches between two commits; 0 for one at the end
     #[arg(long, default_value_t = DceOptions::default().commit_every)]
     commit_every: u64,
-    /// Commits between two bases; 0 for none
-    #[arg(long, default_value_t = 10)]
-    checkpoint_every: u64,
     /// Stop, and commit, after so many batches of all stages
     #[arg(long)]
     max_batches: Option<u64>,
@@ -76,15 +60,6 @@ pub(crate) struct Args {
     /// Customers who stay away for so many days are forgotten
     #[arg(long, default_value_t = DceOptions::default().inactivity_days)]
     inactivity_days: u32,
-    /// Seed of the model and, where none is given, of the data
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Answer Prometheus here, e.g. 127.0.0.1:9090
-    #[arg(long, value_name = "ADDR")]
-    metrics: Option<SocketAddr>,
-    /// Print the report as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
@@ -99,39 +74,38 @@ pub(crate) fn run(args: &Args) -> Outcome {
         head_decay: args.head_decay,
         train_share: args.train_share,
         inactivity_days: args.inactivity_days,
-        seed: args.seed,
+        seed: args.job.seed,
         commit_every: args.commit_every,
-        checkpoint_every: args.checkpoint_every,
+        checkpoint_every: args.job.checkpoint_every,
         max_batches: args.max_batches,
         ..DceOptions::default()
     };
     options.validate()?;
     let data = sessions(args)?;
-    // Logs have gaps of months, and their times are trusted.
-    let of_store =
-        StoreOptions::default().memory_budget(args.memory_budget).threads(args.threads).seed(args.seed).max_clock_step(u32::MAX);
-    let store = Store::open(&args.store, args.hot_rows.map_or(of_store.clone(), |rows| of_store.hot_rows(rows)))?;
-    if !args.json {
+    let job = &args.job;
+    let store = job.open()?;
+    if !job.json {
         if data.synthetic {
             say!("learning a SYNTHETIC bank: {}", data.name);
         }
-        say!("{}: {}", args.store.display(), store.recovery());
+        say!("{}: {}", job.store.display(), store.recovery());
     }
     let bar = bar(None);
-    let report = published(&store, args.metrics, || train_dce(&store, &data, &options, &mut |progress| show(&bar, progress)))??;
+    let described = ("dce", format!("{} ({})", data.format, data.name), data.synthetic, "batches of all stages");
+    let report = job.run(&store, described, |note| {
+        train_dce(&store, &data, &options, &mut |progress| {
+            show(&bar, progress);
+            note(Moment::from(progress), progress.committed);
+        })
+    })?;
     bar.finish_and_clear();
-    if args.json {
-        output::json(&report)?;
-    } else {
-        say!("{report}");
-    }
-    output::done()
+    job.tell(&report)
 }
 
 fn sessions(args: &Args) -> Result<Sessions, embedrock::Error> {
     match &args.data {
         Some(named) => data::open(named),
-        None => data::simulate(&Bank { seed: args.seed, customers: args.customers, days: args.days }),
+        None => data::simulate(&Bank { seed: args.job.seed, customers: args.customers, days: args.days }),
     }
 }
 

@@ -16,9 +16,11 @@ mod follow;
 mod generate;
 mod import;
 mod inspect;
+mod job;
 mod join;
 mod output;
 mod plan;
+mod report;
 mod restore;
 mod serve;
 mod text;
@@ -65,6 +67,8 @@ enum Command {
     Join(join::Args),
     /// Run an experiment of Monolith's paper through stores, with tables and a plot
     Experiment(experiment::Args),
+    /// Gather what experiments and training jobs wrote into one page of HTML
+    Report(report::Args),
     /// Estimate memory and disk for a table
     Plan(plan::Args),
     /// Write a seeded synthetic data set
@@ -76,7 +80,9 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // A line that cannot be written, as on a full disk, is left out: the subscriber would panic over it.
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    lines.log_internal_errors(false).init();
     let result = match cli.command {
         Command::Train(model) => train::run(model),
         Command::Inspect(args) => inspect::run(&args),
@@ -89,6 +95,7 @@ fn main() -> ExitCode {
         Command::Follow(args) => follow::run(&args),
         Command::Join(args) => join::run(&args),
         Command::Experiment(args) => experiment::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Bench(args) => bench::run(&args, &[]),

@@ -1,20 +1,20 @@
 //! `embedrock train`: a model whose embeddings live in a store.
 #![forbid(unsafe_code)]
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Subcommand;
+use embedrock::StoreOptions;
 use embedrock::join::JoinOptions;
 use embedrock::train::data::synthetic::{Clicks, Synthetic};
 use embedrock::train::data::{self, Source};
 use embedrock::train::online::{LoggedClicks, OnlineOptions, train_online};
-use embedrock::train::{DeepFmOptions, Progress, train_deepfm};
-use embedrock::{Store, StoreOptions};
+use embedrock::train::runs::{Moment, online_moment};
+use embedrock::train::{DeepFmOptions, Progress, Rows, train_deepfm};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::exporter::published;
+use crate::job::Job;
 use crate::output::{self, Outcome, say};
 
 /// After this long a click of the synthetic stream is logged.
@@ -33,24 +33,11 @@ pub(crate) struct Args {
     /// MovieLens or Criteo data, plain, gzip or zstd, or a directory with it; without it a synthetic stream is generated
     #[arg(long, value_name = "FILE_OR_DIR")]
     data: Option<PathBuf>,
-    /// The store; a run that was stopped goes on from its last commit
-    #[arg(long, value_name = "DIR")]
-    store: PathBuf,
-    /// Memory that rows, indexes and caches may take
-    #[arg(long, value_parser = output::size, value_name = "BYTES", default_value = "256MiB")]
-    memory_budget: usize,
-    /// Cap on the rows in memory, for trying out what happens beyond it
-    #[arg(long)]
-    hot_rows: Option<usize>,
-    /// Worker threads of the store; 0 for one a core
-    #[arg(long, default_value_t = 0)]
-    threads: usize,
+    #[command(flatten)]
+    job: Job,
     /// Batches between two commits; 0 for one at the end
     #[arg(long, default_value_t = 2000)]
     commit_every: u64,
-    /// Commits between two bases; 0 for none
-    #[arg(long, default_value_t = 10)]
-    checkpoint_every: u64,
     /// Samples a batch: small ones learn more from each, large ones are faster. 8, or 1024 for the synthetic stream
     #[arg(long)]
     batch_size: Option<usize>,
@@ -60,9 +47,6 @@ pub(crate) struct Args {
     /// Latent factors of a key
     #[arg(long, default_value_t = 16)]
     factors: usize,
-    /// Seed of the model and, where none is given, of the data
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
     /// Stop after so many samples
     #[arg(long)]
     max_samples: Option<u64>,
@@ -91,12 +75,6 @@ pub(crate) struct Args {
     /// The share of examples without a click that is kept
     #[arg(long, value_name = "RATE", default_value_t = 1.0, requires = "online")]
     negatives: f64,
-    /// Answer Prometheus here, e.g. 127.0.0.1:9090
-    #[arg(long, value_name = "ADDR")]
-    metrics: Option<SocketAddr>,
-    /// Print the report as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 pub(crate) fn run(model: Model) -> Outcome {
@@ -108,24 +86,26 @@ pub(crate) fn run(model: Model) -> Outcome {
         return online(&args, replica);
     }
     let source = source(&args)?;
-    let store = open(&args)?;
+    let job = &args.job;
+    let store = job.open()?;
     let options = model_options(&args);
-    if !args.json {
+    if !job.json {
         if source.description().synthetic {
             say!("no --data: learning a synthetic click stream");
         }
-        say!("{}: {}", args.store.display(), store.recovery());
+        say!("{}: {}", job.store.display(), store.recovery());
     }
     let bar = bar(source.description().samples);
-    let report =
-        published(&store, args.metrics, || train_deepfm(&store, source, &options, &mut |progress| show(&bar, progress)))??;
+    let data = source.description();
+    let described = ("deepfm", format!("{} ({})", data.format, data.name), data.synthetic, "samples");
+    let report = job.run(&store, described, |note| {
+        train_deepfm(&store, source, &options, &mut |progress| {
+            show(&bar, progress);
+            note(Moment::from(progress), progress.committed);
+        })
+    })?;
     bar.finish_and_clear();
-    if args.json {
-        output::json(&report)?;
-    } else {
-        say!("{report}");
-    }
-    output::done()
+    job.tell(&report)
 }
 
 fn source(args: &Args) -> Result<Box<dyn Source>, embedrock::Error> {
@@ -138,19 +118,12 @@ fn source(args: &Args) -> Result<Box<dyn Source>, embedrock::Error> {
 fn clicks(args: &Args) -> Clicks {
     let default = Clicks::default();
     Clicks {
-        seed: args.seed,
+        seed: args.job.seed,
         samples: args.samples,
         users: args.users.unwrap_or(default.users),
         items: args.items.unwrap_or(default.items),
         ..default
     }
-}
-
-fn open(args: &Args) -> Result<Store, embedrock::Error> {
-    // Real logs have gaps of weeks, and their times are trusted.
-    let options =
-        StoreOptions::default().memory_budget(args.memory_budget).threads(args.threads).seed(args.seed).max_clock_step(u32::MAX);
-    Store::open(&args.store, args.hot_rows.map_or(options.clone(), |rows| options.hot_rows(rows)))
 }
 
 fn model_options(args: &Args) -> DeepFmOptions {
@@ -159,35 +132,38 @@ fn model_options(args: &Args) -> DeepFmOptions {
         factors: args.factors,
         batch_size: args.batch_size.unwrap_or(default_batch),
         learning_rate: args.learning_rate,
-        seed: args.seed,
+        seed: args.job.seed,
         commit_every: args.commit_every,
-        checkpoint_every: args.checkpoint_every,
+        checkpoint_every: args.job.checkpoint_every,
         max_samples: args.max_samples,
         ..DeepFmOptions::default()
     }
 }
 
 fn online(args: &Args, replica: &Path) -> Outcome {
-    let store = open(args)?;
+    let job = &args.job;
+    let store = job.open()?;
     let wait = u32::try_from(args.wait.as_secs())?;
     let options = OnlineOptions {
         model: model_options(args),
-        join: JoinOptions::new(2, 0).wait(wait).remember(wait).negatives(args.negatives).seed(args.seed),
+        join: JoinOptions::new(2, 0).wait(wait).remember(wait).negatives(args.negatives).seed(job.seed),
         sync_every: args.sync_every,
         replica: replica.to_path_buf(),
-        replica_options: StoreOptions::default().memory_budget(args.memory_budget),
+        replica_options: StoreOptions::default().memory_budget(job.memory_budget),
         max_examples: args.max_samples,
     };
     let mut events = LoggedClicks::new(clicks(args), CLICK_SECONDS)?;
-    let bar = bar(None);
-    let report = published(&store, args.metrics, || {
+    let (bar, begun) = (bar(None), Instant::now());
+    let described = ("online", "a synthetic click stream".to_string(), true, "examples");
+    let report = job.run(&store, described, |note| {
         train_online(&store, &mut events, &options, &mut |examples, auc| {
             bar.set_position(examples);
             bar.set_message(format!("AUC of the serving copy {:.4}", auc.unwrap_or(0.5)));
+            note(online_moment(examples, auc, begun.elapsed().as_secs_f64(), Rows::of(&store)), true);
         })
-    })??;
+    })?;
     bar.finish_and_clear();
-    if args.json {
+    if job.json {
         output::json(&report)?;
         return output::done();
     }

@@ -48,7 +48,7 @@ pub(crate) fn report(job: &Job<'_>, begun: Instant, resumed: Option<CommitId>) -
         tasks,
         rows: Rows::of(job.store),
         dense_weights: (state.autoencoder.weights() + state.customers.weights() + state.heads.weights()) as u64,
-        commit: job.commit.map(|id| id.to_string()),
+        commit: job.commits.last().map(|id| id.to_string()),
         resumed_from: resumed.map(|id| id.to_string()),
     })
 }

@@ -19,12 +19,18 @@ pub struct DceProgress {
     pub step: u64,
     /// Batches of the stage.
     pub steps: u64,
+    /// Batches of all stages done, those before a resume included.
+    pub batches: u64,
+    /// Seconds since this run began.
+    pub seconds: f64,
     /// Mean loss of the current pass, where the stage has one.
     pub loss: Option<f64>,
     /// Where the rows are.
     pub rows: Rows,
-    /// The last commit.
+    /// The last commit; it may still be on its way to the disk.
     pub commit: Option<CommitId>,
+    /// Whether this call comes right after a commit.
+    pub committed: bool,
 }
 
 /// How well sessions are said back from their vectors.

@@ -15,10 +15,11 @@ use super::roll::{Frozen, Roll, normalise};
 use super::state::{Stage, State};
 use super::{conclude, decay};
 use crate::train::Rows;
+use crate::train::commits::Commits;
 use crate::train::data::synthetic::Counter;
-use crate::{CommitId, Key, Result, Store, Ticket, UnixSeconds, Update};
+use crate::{Key, Result, Store, UnixSeconds, Update};
 
-/// The least time between two progress calls.
+/// The least time between two progress calls that do not follow a commit.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 /// Sessions, or moments, read at once where nothing is learned.
 pub(crate) const CHUNK: usize = 256;
@@ -29,7 +30,7 @@ const DECAY_SESSIONS: usize = 20_000;
 ///
 /// Event times come from the data: open the store with a `max_clock_step` that its gaps allow. For equal data and options the
 /// result has the same bits whether or not the job was interrupted, and whatever the store's memory. Takes minutes for
-/// 50,000 sessions on one core. `observer` is called about five times a second.
+/// 50,000 sessions on one core. `observer` is called after each commit and about five times a second.
 pub fn train_dce(
     store: &Store,
     data: &Sessions,
@@ -53,14 +54,12 @@ pub fn train_dce(
         layout,
         state,
         observer,
+        begun,
         shown: Instant::now(),
-        commit: store.last_commit().map(|commit| commit.id),
-        ticket: None,
-        uncommitted: 0,
-        commits: 0,
+        commits: Commits::new(store, options.commit_every, options.checkpoint_every),
     };
     job.stages()?;
-    job.last_commit()?;
+    job.commits.finish(|| job.state.to_bytes())?;
     conclude::report(&job, begun, resumed.map(|commit| commit.id))
 }
 
@@ -93,12 +92,9 @@ pub(crate) struct Job<'a> {
     pub(crate) split: UnixSeconds,
     pub(crate) state: State,
     observer: &'a mut dyn FnMut(&DceProgress),
+    begun: Instant,
     shown: Instant,
-    pub(crate) commit: Option<CommitId>,
-    ticket: Option<Ticket>,
-    /// Batches done since the last commit.
-    uncommitted: u64,
-    commits: u64,
+    pub(crate) commits: Commits<'a>,
 }
 
 impl Job<'_> {
@@ -324,9 +320,8 @@ impl Job<'_> {
     /// Batches until the next commit or the last one allowed; at least 1.
     fn room(&self) -> u64 {
         let left = self.options.max_batches.map_or(u64::MAX, |most| most.saturating_sub(self.state.batches));
-        let due = if self.options.commit_every > 0 { self.options.commit_every - self.uncommitted } else { u64::MAX };
         // Progress is to be seen in between.
-        left.min(due).clamp(1, 500)
+        left.min(self.commits.room()).clamp(1, 500)
     }
 
     /// One batch of a stage of so many is done; false if it was the last that is allowed.
@@ -337,11 +332,8 @@ impl Job<'_> {
 
     fn count(&mut self, batches: u64, steps: u64) -> Result<bool> {
         self.state.batches += batches;
-        self.uncommitted += batches;
-        if self.options.commit_every > 0 && self.uncommitted >= self.options.commit_every {
-            self.commit()?;
-        }
-        if self.shown.elapsed() >= PROGRESS_EVERY {
+        let committed = self.commits.count(batches, || self.state.to_bytes())?;
+        if committed || self.shown.elapsed() >= PROGRESS_EVERY {
             self.shown = Instant::now();
             let State { stage, step, said, foretold, .. } = &self.state;
             let mean = |sum: f64, count: u64| (count > 0).then(|| sum / count as f64);
@@ -350,30 +342,11 @@ impl Job<'_> {
                 Stage::Customers => mean(foretold.0, foretold.1),
                 _ => None,
             };
-            let progress =
-                DceProgress { stage: *stage, step: *step, steps, loss, rows: Rows::of(self.store), commit: self.commit };
+            let (rows, commit) = (Rows::of(self.store), self.commits.last());
+            let (batches, seconds) = (self.state.batches, self.begun.elapsed().as_secs_f64());
+            let progress = DceProgress { stage: *stage, step: *step, steps, batches, seconds, loss, rows, commit, committed };
             (self.observer)(&progress);
         }
         Ok(self.options.max_batches.is_none_or(|most| self.state.batches < most))
-    }
-
-    fn commit(&mut self) -> Result<()> {
-        let state = self.state.to_bytes();
-        let ticket = self.store.commit_in_background(|| state)?;
-        self.commit = Some(ticket.id());
-        self.ticket = Some(ticket);
-        self.uncommitted = 0;
-        self.commits += 1;
-        if self.options.checkpoint_every > 0 && self.commits.is_multiple_of(self.options.checkpoint_every) {
-            self.store.checkpoint_in_background()?;
-        }
-        Ok(())
-    }
-
-    fn last_commit(&mut self) -> Result<()> {
-        if self.uncommitted > 0 || self.commit.is_none() {
-            self.commit()?;
-        }
-        self.ticket.take().map_or(Ok(()), |ticket| ticket.wait().map(|_| ()))
     }
 }

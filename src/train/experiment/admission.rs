@@ -171,6 +171,7 @@ fn curves(observations: &[Observation]) -> Vec<Curve> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::outcome::figures;
     use super::*;
     use crate::StoreOptions;
 
@@ -181,6 +182,8 @@ mod tests {
         let model = DeepFmOptions { factors: 4, hidden: vec![8], batch_size: 32, ..DeepFmOptions::default() };
         let setup = Setup { clicks, seeds: 2, jobs: 2, model, store, ..Setup::default() };
         let found = admission(&setup, &|_, _| ()).unwrap();
+        let tiers = Setup { store: setup.store.clone().hot_rows(90), ..setup.clone() };
+        assert_eq!(figures(&admission(&tiers, &|_, _| ()).unwrap()), figures(&found));
         let rows = |arm: &str| mean(&found.observations, arm, "rows");
         let down =
             [ALL, "from occurrence 2 on", "from occurrence 3 on", "from occurrence 5 on", "from occurrence 10 on"].map(rows);

@@ -261,6 +261,7 @@ fn curves(observations: &[Observation]) -> Vec<Curve> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::outcome::figures;
     use super::*;
     use crate::StoreOptions;
 
@@ -271,6 +272,8 @@ mod tests {
         let model = DeepFmOptions { factors: 4, hidden: vec![8], batch_size: 32, ..DeepFmOptions::default() };
         let setup = Setup { clicks, seeds: 2, jobs: 2, model, store, ..Setup::default() };
         let found = faults(&setup, &|_, _| ()).unwrap();
+        let tiers = Setup { store: setup.store.clone().hot_rows(10), ..setup.clone() };
+        assert_eq!(figures(&faults(&tiers, &|_, _| ()).unwrap()), figures(&found));
         for interval in 1..=AFTER {
             let of = |arm: &str| found.values(arm, "auc", interval as f64);
             assert_eq!(of("0 intervals old"), of(WHOLE), "bit for bit");

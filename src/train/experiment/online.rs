@@ -231,6 +231,7 @@ fn curves(observations: &[Observation]) -> Vec<Curve> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::outcome::figures;
     use super::*;
     use crate::{Error, StoreOptions};
 
@@ -241,6 +242,8 @@ mod tests {
         let model = DeepFmOptions { factors: 4, hidden: vec![8], batch_size: 16, ..DeepFmOptions::default() };
         let setup = Setup { clicks, seeds: 2, jobs: 2, model, store, ..Setup::default() };
         let found = online(&setup, &|_, _| ()).unwrap();
+        let tiers = Setup { store: setup.store.clone().hot_rows(90), ..setup.clone() };
+        assert_eq!(figures(&online(&tiers, &|_, _| ()).unwrap()), figures(&found));
         let of = |arm: &str, syncs: usize| aucs(&found.observations, arm, syncs);
         // A copy that is synced once is the same whatever the intervals; more rows, and fresher ones, help.
         assert_eq!((of(BATCH, 10), of(STILL, 10)), (of(BATCH, 100), of(STILL, 100)));

@@ -7,7 +7,7 @@ use std::fmt::{self, Write};
 use serde::{Deserialize, Serialize};
 
 use super::setup::{Input, Setup};
-use super::statistics::Spread;
+use super::statistics::{Spread, number};
 
 /// One cell of a table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,10 +78,12 @@ pub struct Observation {
     /// What was measured.
     pub measure: Cow<'static, str>,
     /// Where: an epoch, an interval, a number of intervals.
+    #[serde(deserialize_with = "number")]
     pub at: f64,
     /// The run.
     pub seed: u64,
     /// What came out.
+    #[serde(deserialize_with = "number")]
     pub value: f64,
 }
 
@@ -89,8 +91,10 @@ pub struct Observation {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Point {
     /// Where.
+    #[serde(deserialize_with = "number")]
     pub x: f64,
     /// The mean.
+    #[serde(deserialize_with = "number")]
     pub y: f64,
     /// Half the width of its 95 % confidence interval.
     pub half_width: Option<f64>,
@@ -185,6 +189,12 @@ impl Outcome {
     pub fn values(&self, arm: &str, measure: &str, at: f64) -> Vec<f64> {
         values(&self.observations, arm, measure, at)
     }
+}
+
+/// What must not depend on where rows are: all but what is measured of the store itself.
+#[cfg(test)]
+pub(super) fn figures(of: &Outcome) -> Vec<&Observation> {
+    of.observations.iter().filter(|o| !o.measure.contains("bytes")).collect()
 }
 
 /// The values of an arm and a measure at a place, by seed.

@@ -1,7 +1,7 @@
 //! Means of runs of several seeds, and how sure they are.
 #![forbid(unsafe_code)]
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Student's t for a two-sided interval of 95 %, by degrees of freedom from 1 on; beyond the table the normal distribution's 1.96 is
 /// less than 5 % too small.
@@ -15,13 +15,20 @@ const NORMAL: f64 = 1.96;
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// Their mean.
+    #[serde(deserialize_with = "number")]
     pub mean: f64,
     /// Their standard deviation; 0 for a single run.
+    #[serde(deserialize_with = "number")]
     pub deviation: f64,
     /// Half the width of the mean's 95 % confidence interval (Student's t); nothing for a single run.
     pub half_width: Option<f64>,
     /// How many there are.
     pub runs: usize,
+}
+
+/// A number of a file, where one that is none (NaN) is `null`.
+pub(super) fn number<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    Option::deserialize(from).map(|number| number.unwrap_or(f64::NAN))
 }
 
 impl Spread {
