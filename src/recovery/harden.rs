@@ -7,14 +7,16 @@
 use std::path::Path;
 
 use super::chain::Chain;
-use super::survey::Survey;
+use super::survey::{Placed, Segment, Survey};
 use crate::error::{Error, Result};
 use crate::fs::{Fs, names, read_exact_at};
+use crate::log::{Mark, MarkRecord};
 
 /// Bytes rewritten at once.
 const CHUNK_BYTES: u64 = 1 << 20;
 
-/// Makes the chain durable up to its target, as far as the mark does not say that it is.
+/// Makes the chain durable up to its target, as far as the mark does not say that it is; and then has the mark say so, as replicas and
+/// other readers would wait for the next commit otherwise.
 pub(crate) fn harden(fs: &dyn Fs, dir: &Path, survey: &Survey, chain: &Chain) -> Result<()> {
     let marked = survey.mark.as_ref().map_or((0, 0), |mark| (mark.segment, mark.offset));
     let mut ends: Vec<(usize, u64)> = Vec::new();
@@ -36,7 +38,19 @@ pub(crate) fn harden(fs: &dyn Fs, dir: &Path, survey: &Survey, chain: &Chain) ->
     let above = dir.parent().map(|above| if above.as_os_str().is_empty() { Path::new(".") } else { above });
     fs.sync_dir(&names::bases(dir))?;
     fs.sync_dir(dir)?;
-    above.map_or(Ok(()), |above| fs.sync_dir(above))
+    above.map_or(Ok(()), |above| fs.sync_dir(above))?;
+    if let Some((at, placed)) = chain.commits.last()
+        && (survey.segments[*at].number, placed.end) > marked
+        && let Err(error) = publish(fs, dir, &survey.segments[*at], placed)
+    {
+        tracing::warn!(%error, "the last commit is durable, but its mark could not be published");
+    }
+    Ok(())
+}
+
+fn publish(fs: &dyn Fs, dir: &Path, segment: &Segment, placed: &Placed) -> Result<()> {
+    let mark = MarkRecord { segment: segment.number, offset: placed.end, id: placed.record.id, hash: placed.record.hash };
+    Mark::open_or_create(fs, &names::durable(dir))?.publish(mark)
 }
 
 fn rewrite(fs: &dyn Fs, path: &Path, from: u64, end: u64) -> Result<()> {

@@ -137,10 +137,6 @@ pub fn train_online(
         store.commit(b"")?;
     }
     let replica = Replica::open(store.dir(), &options.replica, options.replica_options.clone())?;
-    if let Some(commit) = commit.as_ref().filter(|commit| commit.id != replica.at()) {
-        // A crash after its sync and before the mark that copies go by: recovery has it, and the next commit says so.
-        store.commit(&commit.state)?;
-    }
     let interval = Metrics::default();
     let synced = (0, 0);
     let mut online = Online { store, table, options, joiner, state, examples, interval, by_interval, replica, serving, synced };

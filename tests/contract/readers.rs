@@ -123,6 +123,24 @@ fn a_reader_goes_no_farther_than_what_is_published_as_durable() {
 }
 
 #[test]
+fn a_commit_whose_mark_a_crash_took_is_published_when_the_store_is_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, scratch) = (dir.path().join("s"), scratch(dir.path()));
+    filled(&path, options());
+    let mark = std::fs::read(path.join("DURABLE")).unwrap();
+    let store = Store::open(&path, options()).unwrap();
+    train(&store.table("t").unwrap(), 40);
+    let third = store.commit(b"third").unwrap();
+    drop(store);
+    // As a process leaves it that dies between the commit's sync and its mark.
+    std::fs::write(path.join("DURABLE"), mark).unwrap();
+    let seen = || Store::open(&path, reading(&scratch)).unwrap().last_commit().unwrap().id;
+    assert_ne!(seen(), third);
+    let store = Store::open(&path, options()).unwrap();
+    assert_eq!((store.last_commit().unwrap().id, seen()), (third, third));
+}
+
+#[test]
 fn a_store_on_a_disk_that_cannot_be_written_is_read_checked_and_restored() {
     if !as_nobody("readers::a_store_on_a_disk_that_cannot_be_written_is_read_checked_and_restored") {
         return;
