@@ -1,4 +1,5 @@
-//! Rows read from the cold tier ahead of their use, while the shard is open to others, and kept for it as hints.
+//! Rows read from the cold tier while the shard is open to others: ahead of their use, kept for it as hints; or for a batch or a
+//! lookup, which waits for them.
 //!
 //! A key in flight is one whose cold copy is being read. A row that comes into memory in any other way grounds it: only hot rows
 //! change, and only they are written to the cold tier, so what lands was the newest when it was read and is so still.
@@ -8,8 +9,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::image::{read_lanes, split_cold};
-use super::{Env, Shard};
+use super::{Env, Shard, policy};
 use crate::error::Result;
+use crate::index::TOMBSTONE_BIT;
 use crate::plant::{Bug, planted};
 use crate::slab::{AHEAD, PINNED};
 use crate::types::{Key, mix, unmix};
@@ -72,36 +74,88 @@ impl Hints {
 }
 
 /// Some keys of a shard on their way up.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Flight {
     number: u64,
-    step: u16,
+    /// The step of look-ahead that rows are brought for; none where they are used at once.
+    step: Option<u16>,
     /// Mixed keys, ascending.
     mixed: Vec<u64>,
     places: Vec<(usize, usize, usize)>,
     values: Vec<u8>,
+    read: bool,
 }
 
 impl Flight {
-    /// Reads the rows. Without the shard's lock.
-    pub(crate) fn read(&mut self, env: &Env<'_>) -> Result<()> {
-        let Flight { mixed, places, values, .. } = self;
+    /// Ascending mixed keys that are only to be read.
+    pub(super) fn of(mixed: impl Iterator<Item = u64>) -> Flight {
+        Flight { mixed: mixed.collect(), ..Flight::default() }
+    }
+
+    /// Reads the rows of flights of a table's shards, in the order of these, all at once: so the device has many reads to serve.
+    /// Without the shards' locks.
+    pub(crate) fn read_all(env: &Env<'_>, flights: &mut [&mut Flight]) -> Result<()> {
+        flights.iter_mut().for_each(|flight| flight.read = true);
+        let mixed: Vec<u64> = flights.iter().flat_map(|flight| &flight.mixed).copied().collect();
+        if mixed.is_empty() {
+            return Ok(());
+        }
         env.counters.cold_reads.fetch_add(mixed.len() as u64, Relaxed);
-        env.cold().get_many(env.table, mixed, &mut |at, value| {
-            places.push((at, values.len(), value.len()));
-            values.extend_from_slice(value);
+        let (mut flying, mut first) = (flights.iter_mut(), 0);
+        let mut flight = flying.next();
+        env.cold().get_many(env.table, &mixed, &mut |at, value| {
+            // Values come in the order of their keys.
+            while let Some(left) = flight.as_ref().filter(|flight| at >= first + flight.mixed.len()) {
+                first += left.mixed.len();
+                flight = flying.next();
+            }
+            flight.iter_mut().for_each(|flight| flight.take_on(at - first, value));
         })
+    }
+
+    /// Takes the value of a key with this number on board.
+    fn take_on(&mut self, at: usize, value: &[u8]) {
+        self.places.push((at, self.values.len(), value.len()));
+        self.values.extend_from_slice(value);
+    }
+
+    /// Takes a value on board if its key is one of the flight. To be called in the order of the keys.
+    pub(crate) fn offer(&mut self, mixed: u64, value: &[u8]) {
+        if let Ok(at) = self.mixed.binary_search(&mixed) {
+            self.take_on(at, value);
+        }
+    }
+
+    /// What was read of a mixed key.
+    pub(super) fn value(&self, mixed: u64) -> Option<&[u8]> {
+        let at = self.mixed.binary_search(&mixed).ok()?;
+        let place = self.places.binary_search_by_key(&at, |&(at, ..)| at).ok()?;
+        let (_, start, length) = self.places[place];
+        Some(&self.values[start..start + length])
     }
 
     pub(crate) fn keys(&self) -> usize {
         self.mixed.len()
     }
+
+    /// Whether its rows were read, or failed to be.
+    pub(crate) fn is_read(&self) -> bool {
+        self.read
+    }
+}
+
+/// What became of the keys of a batch that had to be read; each with its number in the batch.
+#[derive(Default)]
+pub(super) struct Arrivals<'a> {
+    pub(super) brought: Vec<(u32, &'a [u8])>,
+    /// Mixed keys.
+    pub(super) elsewhere: Vec<(u64, u32)>,
 }
 
 impl Shard {
-    /// Begins to bring up those of the ascending mixed keys that are not hot and not on their way. To be followed by [`Flight::read`] and
-    /// [`Shard::land`], whether or not that succeeds.
-    pub(crate) fn take_off(&mut self, mixed: &[u64], step: u16) -> Option<Flight> {
+    /// Begins to bring up those of the ascending mixed keys that are not hot and not on their way, for a step of look-ahead or for use
+    /// at once. To be followed by [`Flight::read_all`], and by [`Shard::land`] or [`Shard::promote`] whether or not that succeeds.
+    pub(crate) fn take_off(&mut self, mixed: &[u64], step: Option<u16>) -> Flight {
         mixed.iter().for_each(|&mixed| self.prefetch_key(mixed));
         let flying = |&mixed: &u64| {
             let key = unmix(mixed);
@@ -109,12 +163,26 @@ impl Shard {
         };
         let mixed: Vec<u64> = mixed.iter().copied().filter(flying).collect();
         if mixed.is_empty() {
-            return None;
+            return Flight::default();
         }
         self.flights.flights += 1;
         let number = self.flights.flights;
         self.flights.keys.extend(mixed.iter().map(|&mixed| (unmix(mixed), number)));
-        Some(Flight { number, step, mixed, places: Vec::new(), values: Vec::new() })
+        Flight { number, step, ..Flight::of(mixed.into_iter()) }
+    }
+
+    /// Notes that a lookup uses those of the ascending mixed keys that are hot, and begins to bring up the others.
+    pub(crate) fn look_up(&mut self, env: &Env<'_>, mixed: &[u64]) -> Flight {
+        mixed.iter().for_each(|&mixed| self.prefetch_key(mixed));
+        for &mixed in mixed {
+            let Some(row) = self.find(unmix(mixed), mixed).filter(|raw| raw & TOMBSTONE_BIT == 0) else { continue };
+            if self.slab.meta(row).has(AHEAD) {
+                self.claim(env, row);
+            }
+            let meta = self.slab.meta_mut(row);
+            meta.touches = policy::used(meta.touches);
+        }
+        self.take_off(mixed, None)
     }
 
     /// Keeps what was read of keys that did not come into memory in another way; rows without a place are dropped. Returns how many
@@ -127,24 +195,58 @@ impl Shard {
             // What is wrong with a value says the batch that reads it.
             let Some((time, lanes)) = split_cold(&flight.values[start..start + length], env.schema.lanes()) else { continue };
             let wanted = self.flights.land(key, flight.number) && self.raw(key).is_none();
-            if !wanted || env.schema.lifetimes().expired(key, time, clock) || !self.has_place_ahead(env) {
+            if !wanted || env.schema.lifetimes().expired(key, time, clock) || !self.has_place(env, flight.step.is_some()) {
                 continue;
             }
             let Some(row) = self.slab.allocate() else { continue };
             read_lanes(lanes, self.slab.row_mut(row));
             let meta = self.slab.meta_mut(row);
-            let time = if planted(Bug::PromotedTimeLost) { 0 } else { time };
-            (meta.key, meta.time, meta.touches, meta.flags) = (key, time, flight.step, AHEAD);
-            self.index.insert(mix(key), row);
-            self.hints.order.push_back((row, flight.step));
-            self.hints.rows += 1;
+            (meta.key, meta.flags) = (key, 0);
+            meta.time = if planted(Bug::PromotedTimeLost) { 0 } else { time };
+            match flight.step {
+                Some(step) => self.keep_ahead(key, row, step),
+                None => self.insert(key, row),
+            }
             kept += 1;
         }
+        self.end_flight(flight);
+        let counter = if flight.step.is_some() { &env.counters.ahead } else { &env.counters.promoted };
+        counter.fetch_add(kept as u64, Relaxed);
+        if flight.step.is_none() && self.shortage(env) > 0 {
+            env.context.room.ask();
+        }
+        kept
+    }
+
+    fn keep_ahead(&mut self, key: Key, row: u32, step: u16) {
+        let meta = self.slab.meta_mut(row);
+        (meta.touches, meta.flags) = (step, AHEAD);
+        self.index.insert(mix(key), row);
+        self.hints.order.push_back((row, step));
+        self.hints.rows += 1;
+    }
+
+    /// What is still in the air is not wanted any more.
+    pub(super) fn end_flight(&mut self, flight: &Flight) {
         for &mixed in &flight.mixed {
             self.flights.land(unmix(mixed), flight.number);
         }
-        env.counters.ahead.fetch_add(kept as u64, Relaxed);
-        kept
+    }
+
+    /// Ends a flight whose rows a batch wants, and divides the batch's ascending `missing` keys: those with a value that is current go
+    /// to `brought`, those that came up in another way or are on it to `elsewhere`, those without a row stay.
+    pub(super) fn arrive<'a>(&mut self, flight: &'a Flight, missing: &mut Vec<(u64, u32)>) -> Arrivals<'a> {
+        let mut arrivals = Arrivals::default();
+        missing.retain(|&(mixed, at)| {
+            if !self.flights.land(unmix(mixed), flight.number) {
+                arrivals.elsewhere.push((mixed, at));
+                return false;
+            }
+            let value = flight.value(mixed);
+            arrivals.brought.extend(value.map(|value| (at, value)));
+            value.is_none()
+        });
+        arrivals
     }
 
     pub(crate) fn is_flying(&self, key: Key) -> bool {
@@ -166,7 +268,11 @@ impl Shard {
         (meta.touches, meta.flags) = (self.hand.begin(mix(meta.key), row), meta.flags & !AHEAD);
     }
 
-    /// Whether one more row may be kept for later: within their share, in a row that nobody else has.
+    /// Whether one more row may be kept, in a place that nobody else has; of those for later only their share.
+    fn has_place(&mut self, env: &Env<'_>, ahead: bool) -> bool {
+        (!ahead || self.has_place_ahead(env)) && (self.slab.available() > 0 || self.grow(env).unwrap_or(false))
+    }
+
     fn has_place_ahead(&mut self, env: &Env<'_>) -> bool {
         let rows =
             env.context.hot_rows.map_or(usize::MAX, |cap| cap / env.shards).min(self.slab.capacity().max(self.slab.chunk_rows()));
@@ -176,10 +282,7 @@ impl Shard {
             self.hints.turned_away += 1;
             return false;
         }
-        if self.hints.order.len() == self.hints.order.capacity() && !self.extend_hints(env) {
-            return false;
-        }
-        self.slab.available() > 0 || self.grow(env).unwrap_or(false)
+        self.hints.order.len() < self.hints.order.capacity() || self.extend_hints(env)
     }
 
     fn extend_hints(&mut self, env: &Env<'_>) -> bool {

@@ -3,10 +3,11 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::ahead::Arrivals;
 use super::image::{misfit, read_lanes, split_cold};
 use super::plan::{Kind, Plan, Unique};
 use super::policy;
-use super::{Env, Shard, Values};
+use super::{Env, Flight, Shard, Values};
 use crate::admission::{Admission, Draw, Seen};
 use crate::context::Context;
 use crate::error::Result;
@@ -76,26 +77,36 @@ const KEYS_AHEAD: usize = 16;
 const ROWS_AHEAD: usize = 16;
 
 impl Shard {
-    /// Brings the batch's rows in and reserves the new ones. On an error the shard is as before, placement aside.
+    /// Finds the batch's rows. Where all are in memory it reserves the new ones too; else [`Plan::flight`] is to be read, and
+    /// [`Shard::promote`] goes on. On an error the shard is as before, placement aside.
     pub(crate) fn prepare(&mut self, env: &Env<'_>, batch: &Batch, keys: &[Key], plan: &mut Plan) -> Result<()> {
         plan.deduplicate(keys);
         plan.buckets = self.index.buckets();
-        let result = self.prepare_rows(env, batch, plan);
-        if result.is_err() {
-            self.cancel(env.context, plan);
-        }
-        result
-    }
-
-    fn prepare_rows(&mut self, env: &Env<'_>, batch: &Batch, plan: &mut Plan) -> Result<()> {
-        let Plan { uniques, missing, fresh, .. } = plan;
+        let Plan { uniques, missing, .. } = plan;
         missing.clear();
         self.pin_hot(env, batch, uniques, missing);
         env.counters.updated.fetch_add(uniques.len() as u64, Relaxed);
         env.counters.updated_hot.fetch_add((uniques.len() - missing.len()) as u64, Relaxed);
         if !missing.is_empty() && env.may_be_cold() {
-            self.promote(env, missing, uniques, batch.clock)?;
+            missing.sort_unstable();
+            let mixed: Vec<u64> = missing.iter().map(|&(mixed, _)| mixed).collect();
+            plan.flight = Some(self.take_off(&mixed, None));
+            return Ok(());
         }
+        let result = self.place_new(env, batch, plan);
+        result.inspect_err(|_| self.cancel(env.context, plan))
+    }
+
+    /// Goes on where rows had to be read: brings them in, and reserves the new ones.
+    pub(crate) fn promote(&mut self, env: &Env<'_>, batch: &Batch, plan: &mut Plan) -> Result<()> {
+        let Some(flight) = plan.flight.take() else { return Ok(()) };
+        let result = self.bring_in(env, batch, plan, &flight).and_then(|()| self.place_new(env, batch, plan));
+        result.inspect_err(|_| self.cancel(env.context, plan))
+    }
+
+    /// Reserves rows for those keys that have none and are admitted.
+    fn place_new(&mut self, env: &Env<'_>, batch: &Batch, plan: &mut Plan) -> Result<()> {
+        let Plan { uniques, missing, fresh, .. } = plan;
         if batch.op == Op::Remove {
             return Ok(());
         }
@@ -163,48 +174,44 @@ impl Shard {
         admission.admits(&draw, unique.key, unique.occurrences, counted)
     }
 
-    /// Reads the missing keys' cold rows into reserved rows and leaves in `missing` those that are nowhere.
-    fn promote(
-        &mut self,
-        env: &Env<'_>,
-        missing: &mut Vec<(u64, u32)>,
-        uniques: &mut [Unique],
-        clock: UnixSeconds,
-    ) -> Result<()> {
-        missing.sort_unstable();
-        let mixed: Vec<u64> = missing.iter().map(|&(mixed, _)| mixed).collect();
-        let (mut places, mut values) = (Vec::new(), Vec::new());
-        env.cold().get_many(env.table, &mixed, &mut |at, value| {
-            places.push((at, values.len(), value.len()));
-            values.extend_from_slice(value);
-        })?;
-        env.counters.cold_reads.fetch_add(mixed.len() as u64, Relaxed);
-        env.counters.promoted.fetch_add(places.len() as u64, Relaxed);
-        self.reserve(env, places.len())?;
-        for &(at, start, length) in &places {
-            let unique = &mut uniques[missing[at].1 as usize];
-            let (time, lanes) = split_cold(&values[start..start + length], env.schema.lanes())
-                .ok_or_else(|| misfit(unique.key, length, env.schema.lanes()))?;
+    /// Copies the rows that were read into reserved ones and leaves in `missing` the keys that are nowhere.
+    fn bring_in(&mut self, env: &Env<'_>, batch: &Batch, plan: &mut Plan, flight: &Flight) -> Result<()> {
+        let Plan { uniques, missing, .. } = plan;
+        let Arrivals { mut brought, mut elsewhere } = self.arrive(flight, missing);
+        // In memory by now, or to be read once more: another's read is not waited for.
+        elsewhere.retain(|&(mixed, at)| {
+            let unique = &mut uniques[at as usize];
+            !self.pin(env, batch, self.find(unique.key, mixed), unique)
+        });
+        let mut again = Flight::of(elsewhere.iter().map(|&(mixed, _)| mixed));
+        Flight::read_all(env, &mut [&mut again])?;
+        for &(mixed, at) in &elsewhere {
+            match again.value(mixed) {
+                Some(value) => brought.push((at, value)),
+                None => missing.push((mixed, at)),
+            }
+        }
+        env.counters.promoted.fetch_add(brought.len() as u64, Relaxed);
+        self.reserve(env, brought.len())?;
+        for (at, value) in brought {
+            let unique = &mut uniques[at as usize];
+            let (time, lanes) =
+                split_cold(value, env.schema.lanes()).ok_or_else(|| misfit(unique.key, value.len(), env.schema.lanes()))?;
             let row = self.slab.allocate().ok_or_else(|| env.context.budget.too_small(env.schema.row_bytes()))?;
             read_lanes(lanes, self.slab.row_mut(row));
             let meta = self.slab.meta_mut(row);
             (meta.time, meta.flags) = (time, PINNED);
             self.insert(unique.key, row);
             unique.row = row;
-            unique.kind = if env.schema.lifetimes().expired(unique.key, time, clock) { Kind::Anew } else { Kind::Live };
+            unique.kind = if env.schema.lifetimes().expired(unique.key, time, batch.clock) { Kind::Anew } else { Kind::Live };
         }
-        let mut found = places.iter().map(|&(at, ..)| at).peekable();
-        let mut at = 0;
-        missing.retain(|_| {
-            at += 1;
-            found.next_if_eq(&(at - 1)).is_none()
-        });
         Ok(())
     }
 
     /// Undoes a prepare: rows are unpinned, reserved rows given back, and the memory taken for them too: else the part of a batch
     /// that fitted would keep what the others lacked.
     pub(crate) fn cancel(&mut self, context: &Context, plan: &mut Plan) {
+        plan.flight.take().iter().for_each(|flight| self.end_flight(flight));
         for unique in plan.uniques.drain(..).rev() {
             match unique.kind {
                 Kind::Live | Kind::Anew => self.slab.meta_mut(unique.row).flags &= !PINNED,

@@ -1,6 +1,7 @@
 //! What preparing a batch finds out for one shard: its distinct keys, and what is to be done for each.
 #![forbid(unsafe_code)]
 
+use super::Flight;
 use crate::types::{Key, mix};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub(crate) struct Plan {
     pub(super) uniques: Vec<Unique>,
     /// Of the distinct keys those that are not hot: mixed, and their numbers; then those of them that get a row.
     pub(super) missing: Vec<(u64, u32)>,
+    /// Cold rows that are to be read before the batch goes on.
+    pub(crate) flight: Option<Flight>,
     pub(super) fresh: Vec<u32>,
     pub(super) owner: Vec<u32>,
     seen: Vec<u32>,
@@ -52,6 +55,16 @@ const SEEN_PLACES_A_KEY: usize = 4;
 const SEEN_SHIFT: u32 = 8;
 
 impl Plan {
+    /// Whether the batch has to do with the shard.
+    pub(crate) fn is_wanted(&self) -> bool {
+        !self.positions.is_empty()
+    }
+
+    /// Whether the batch's cold rows of the shard were read and are to be put in place.
+    pub(crate) fn is_read(&self) -> bool {
+        self.flight.as_ref().is_some_and(Flight::is_read)
+    }
+
     /// Finds the distinct keys, in order of first occurrence.
     pub(super) fn deduplicate(&mut self, keys: &[Key]) {
         let Plan { positions, uniques, owner, seen, .. } = self;

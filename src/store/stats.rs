@@ -70,7 +70,7 @@ pub struct TableStats {
     pub cold_hits: u64,
     /// Distinct keys of batches that change rows.
     pub updated: u64,
-    /// Of those, keys found in memory. Those found in the cold tier are promoted.
+    /// Of those, keys found in memory. Those found in the cold tier are promoted, as what lookups read where there is room.
     pub updated_hot: u64,
     /// Of those, keys that admission refused.
     pub refused: u64,
@@ -90,7 +90,7 @@ pub struct TableStats {
     pub row_bytes: usize,
     /// Rows that [`Table::prefetch`](crate::Table::prefetch) brought up.
     pub prefetched: u64,
-    /// Of those, rows that a batch then changed.
+    /// Of those, rows that a batch or a lookup then used.
     pub prefetched_used: u64,
     /// Bytes of its slabs, indexes, lists and admission filter.
     pub memory_bytes: usize,

@@ -11,7 +11,7 @@ use crate::plant::{Bug, planted};
 use crate::precision::{Precision, Unpack};
 use crate::shard::{View, shard_of};
 use crate::simd::Loop;
-use crate::slab::{Entry, TOMBSTONE};
+use crate::slab::{AHEAD, Entry, TOMBSTONE};
 use crate::types::{Key, UnixSeconds, mix};
 
 /// Keys of a group.
@@ -31,6 +31,8 @@ pub(super) struct Output<'a> {
     pub(super) found: &'a mut [bool],
     /// The positions of keys that have no live row in memory, and whether that is known for the cold tier too.
     pub(super) missing: &'a mut Vec<(u32, bool)>,
+    /// Set if a row was brought in ahead and not used yet.
+    pub(super) hints: &'a mut bool,
 }
 
 /// Copies the rows of keys that are in memory; its output is how many there are.
@@ -163,6 +165,7 @@ impl<'a> Gather<'a> {
                 self.output.missing.push(((first + place) as u32, entry.is_some()));
                 continue;
             };
+            *self.output.hints |= live.meta.has(AHEAD);
             let row = &mut rows[place * dim..][..dim];
             match self.precision {
                 Precision::F32 => copy(row, &live.lanes[..dim]),

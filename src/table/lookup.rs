@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 use super::buffers::{Buffers, SHARDS_ON_STACK};
 use super::gather::{Gather, Output};
 use super::pool::run_all;
+use super::promote::Flights;
 use super::{Table, TableInner};
 use crate::context::Context;
 use crate::crew::Crew;
@@ -34,7 +35,8 @@ type OfShards<T> = SmallVec<[T; SHARDS_ON_STACK]>;
 impl Table {
     /// Copies the embeddings of `keys` to `rows` (`keys.len() * dim` f32s, row-major) and returns how many keys have a row.
     ///
-    /// A key without a row, or whose row expired, yields what [`Missing`] of the schema says. Nothing is inserted or moved.
+    /// A key without a row, or whose row expired, yields what [`Missing`] of the schema says. No row begins or changes; cold ones are brought
+    /// into memory as far as there is room.
     ///
     /// # Errors
     /// A wrong length; a failing cold tier. Then the content of `rows` is unspecified.
@@ -130,29 +132,33 @@ impl TableInner {
     fn visit(&self, schema: &TableSchema, Part { keys, rows, found }: Part<'_>, buffers: &mut Buffers) -> Result<usize> {
         let Buffers { missing, cold: wanted, found: unasked } = buffers;
         let mut visit = Visit { keys, rows, found: found.unwrap_or(&mut unasked[..keys.len()]) };
-        let hot = self.lookup_hot(schema, &mut visit, missing, wanted);
-        let hot = hot + self.lookup_landed(schema, &mut visit, missing, wanted);
-        let cold = self.lookup_cold(schema, visit, wanted)?;
+        let (mut hot, mut hints) = self.lookup_hot(schema, &mut visit, missing, wanted);
+        let landed = self.lookup_landed(schema, &mut visit, missing, wanted);
+        (hot, hints) = (hot + landed.0, hints || landed.1);
+        // Where a row must be waited for, or came ahead of this use, it is also noted what was used: there is time.
+        let flights = if hints || !wanted.is_empty() { self.note_uses(schema, keys) } else { None };
+        let cold = self.lookup_cold(schema, visit, wanted, flights)?;
         self.counters.hot_hits.fetch_add(hot as u64, Ordering::Relaxed);
         self.counters.cold_hits.fetch_add(cold as u64, Ordering::Relaxed);
         Ok(hot + cold)
     }
 
-    /// Returns the hits; `cold` receives what the cold tier decides.
+    /// Returns the hits, and whether any was brought ahead; `cold` receives what the cold tier decides.
     fn lookup_hot(
         &self,
         schema: &TableSchema,
         part: &mut Visit<'_>,
         missing: &mut Vec<(u32, bool)>,
         cold: &mut Vec<(u64, u32)>,
-    ) -> usize {
+    ) -> (usize, bool) {
         let dim = schema.dim();
         let locked = self.lock_shards(part.keys);
         // Asked under the locks: a row demoted before them is found, one demoted later was hot.
         let may_be_cold = self.has_cold.load(Ordering::Acquire);
         let shards: OfShards<Option<View<'_>>> = locked.iter().map(|shard| shard.as_deref().map(Shard::view)).collect();
         missing.clear();
-        let output = Output { rows: part.rows, found: part.found, missing };
+        let mut hints = false;
+        let output = Output { rows: part.rows, found: part.found, missing, hints: &mut hints };
         let hits = Cpu::detect().run(Gather {
             shards: &shards,
             keys: part.keys,
@@ -173,7 +179,7 @@ impl TableInner {
                 self.fill_missing(schema, key, &mut part.rows[at as usize * dim..][..dim]);
             }
         }
-        hits
+        (hits, hints)
     }
 
     /// The shards of some keys, to be read. Always in ascending order: readers that each hold what another waits for, behind a
@@ -195,9 +201,9 @@ impl TableInner {
         part: &mut Visit<'_>,
         missing: &mut Vec<(u32, bool)>,
         cold: &mut Vec<(u64, u32)>,
-    ) -> usize {
+    ) -> (usize, bool) {
         if cold.is_empty() || !self.wait_for_landing(cold.iter().map(|&(mixed, _)| mixed)) {
-            return 0;
+            return (0, false);
         }
         let dim = schema.dim();
         let positions: Vec<usize> = cold.iter().map(|&(_, at)| at as usize).collect();
@@ -214,7 +220,13 @@ impl TableInner {
     }
 
     /// A row that is promoted, changed or removed between the probe and this read yields its older state: as if read before.
-    fn lookup_cold(&self, schema: &TableSchema, part: Visit<'_>, wanted: &mut [(u64, u32)]) -> Result<usize> {
+    fn lookup_cold(
+        &self,
+        schema: &TableSchema,
+        part: Visit<'_>,
+        wanted: &mut [(u64, u32)],
+        mut flights: Option<Flights<'_>>,
+    ) -> Result<usize> {
         let (dim, clock) = (schema.dim(), self.context.now());
         let mut hits = 0;
         if !wanted.is_empty() {
@@ -226,6 +238,7 @@ impl TableInner {
             let mut odd = None;
             let mut packed = vec![0.0; schema.embedding_lanes()];
             self.context.cold.get_many(self.id, &mixed, &mut |at, value| {
+                flights.iter_mut().for_each(|flights| flights.offer(mixed[at], value));
                 let first = runs[at][0].1 as usize;
                 let Some((time, bytes)) = split_cold(value, schema.lanes()) else {
                     odd = Some((part.keys[first], value.len()));

@@ -12,6 +12,7 @@ mod moves;
 mod pool;
 mod pooled;
 mod prefetch;
+mod promote;
 mod served;
 mod update;
 

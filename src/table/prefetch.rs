@@ -11,7 +11,7 @@ use super::{Table, TableInner};
 use crate::cold::TIME_BYTES;
 use crate::context::{lock, read, write};
 use crate::error::{Error, Result};
-use crate::shard::shard_of;
+use crate::shard::{Flight, shard_of};
 use crate::sync::atomic::{AtomicU64, AtomicUsize};
 use crate::sync::{Condvar, Mutex};
 use crate::types::{Key, mix, unmix};
@@ -22,7 +22,7 @@ const FLIGHT_BYTES: usize = 256 << 10;
 /// Bytes of a key on its way beside its row: on the lists of what waits and of what is read.
 const KEY_BYTES: usize = 64;
 
-/// What of a table is on its way into memory.
+/// What of a table is on its way into memory: ahead of its use, or for a batch or a lookup that waits.
 #[derive(Debug, Default)]
 pub(super) struct Ahead {
     /// Calls of `prefetch` so far: each is a step.
@@ -33,7 +33,29 @@ pub(super) struct Ahead {
     changed: Condvar,
     /// Those that a test has in the air, by shard.
     #[cfg(feature = "testing")]
-    held: Mutex<Vec<(usize, crate::shard::Flight)>>,
+    held: Mutex<Vec<(usize, Flight)>>,
+}
+
+/// Keys of a table that are being read, until it is dropped: then those who waited look again.
+pub(super) struct Airborne<'a> {
+    of: &'a Ahead,
+    keys: usize,
+}
+
+impl Ahead {
+    /// So many keys took off.
+    pub(super) fn begin(&self, keys: usize) -> Airborne<'_> {
+        self.flying.fetch_add(keys, Release);
+        Airborne { of: self, keys }
+    }
+}
+
+impl Drop for Airborne<'_> {
+    fn drop(&mut self) {
+        self.of.flying.fetch_sub(self.keys, Release);
+        *lock(&self.of.landed) += 1;
+        self.of.changed.notify_all();
+    }
 }
 
 impl Table {
@@ -104,7 +126,7 @@ impl TableInner {
     }
 
     /// The mixed keys of each shard, ascending, each once.
-    fn by_shard(&self, keys: &[Key]) -> Vec<Vec<u64>> {
+    pub(super) fn by_shard(&self, keys: &[Key]) -> Vec<Vec<u64>> {
         let mut of_shards = vec![Vec::new(); self.shards.len()];
         keys.iter().map(|&key| mix(key)).for_each(|mixed| of_shards[shard_of(mixed, self.shards.len())].push(mixed));
         for mixed in &mut of_shards {
@@ -121,13 +143,10 @@ impl TableInner {
         self.let_leave(&env, shard)?;
         {
             let _moving = read(&self.moves);
-            let Some(mut flight) = write(shard).take_off(mixed, step) else { return Ok(()) };
-            self.ahead.flying.fetch_add(flight.keys(), Release);
-            let result = flight.read(&env);
+            let mut flight = write(shard).take_off(mixed, Some(step));
+            let _airborne = self.ahead.begin(flight.keys());
+            let result = Flight::read_all(&env, &mut [&mut flight]);
             write(shard).land(&env, &flight);
-            self.ahead.flying.fetch_sub(flight.keys(), Release);
-            *lock(&self.ahead.landed) += 1;
-            self.ahead.changed.notify_all();
             result?;
         }
         self.demote_to_cap(&schema);
@@ -157,8 +176,8 @@ impl Table {
     pub fn begin_prefetch(&self, keys: &[Key]) -> Result<()> {
         let (schema, step) = (self.inner.schema(), self.inner.next_step());
         for (at, mixed) in self.inner.by_shard(keys).iter().enumerate() {
-            let Some(mut flight) = write(&self.inner.shards[at]).take_off(mixed, step) else { continue };
-            flight.read(&self.inner.env(&schema))?;
+            let mut flight = write(&self.inner.shards[at]).take_off(mixed, Some(step));
+            Flight::read_all(&self.inner.env(&schema), &mut [&mut flight])?;
             lock(&self.inner.ahead.held).push((at, flight));
         }
         Ok(())

@@ -12,13 +12,15 @@ use crate::error::{Error, Result};
 use crate::plant::{Bug, planted};
 use crate::schema::TableSchema;
 use crate::segments::Steps;
-use crate::shard::{Batch, Op, Plan, Shard, Values, shard_of};
+use crate::shard::{Batch, Flight, Op, Plan, Shard, Values, shard_of};
 use crate::simd::{AllFinite, Cpu};
 use crate::sync::{MutexGuard, RwLock};
 use crate::types::{Key, mix};
 
 /// A batch of at least this many keys is worth several threads.
 const MIN_KEYS_FOR_THREADS: usize = 2048;
+/// Bytes of cold rows that are read before they are put in place.
+const LOT_BYTES: usize = 8 << 20;
 /// Values compared without an exit between them.
 const FINITE_AT_ONCE: usize = 4096;
 
@@ -276,9 +278,10 @@ pub(super) fn prepare(parts: &mut [Part<'_>]) -> Result<()> {
 }
 
 fn try_prepare(parts: &mut [Part<'_>]) -> Result<()> {
-    let results =
-        each_shard(parts, |work, shard, plan| shard.prepare(&work.table.env(work.schema), work.batch, work.given.keys, plan));
-    let result: Result<()> = results.into_iter().collect();
+    let result = each_shard(parts, Plan::is_wanted, |work, shard, plan| {
+        shard.prepare(&work.table.env(work.schema), work.batch, work.given.keys, plan)
+    });
+    let result = result.into_iter().collect::<Result<()>>().and_then(|()| bring_cold(parts));
     if result.is_err() {
         for part in parts {
             for (shard, plan) in part.table.shards.iter().zip(&mut *part.plans) {
@@ -287,6 +290,40 @@ fn try_prepare(parts: &mut [Part<'_>]) -> Result<()> {
         }
     }
     result
+}
+
+/// Brings up the cold rows of all shards, which are open to others while they are read.
+fn bring_cold(parts: &mut [Part<'_>]) -> Result<()> {
+    let keys = |part: &Part<'_>| part.plans.iter().filter_map(|plan| plan.flight.as_ref()).map(Flight::keys).sum();
+    let cold = parts.iter().map(|part| (part.table, keys(part))).filter(|&(_, keys)| keys > 0);
+    // Nothing of the heap where all rows are in memory.
+    let _airborne: Vec<_> = cold.map(|(table, keys)| table.ahead.begin(keys)).collect();
+    while read_lot(parts)? > 0 {
+        let results =
+            each_shard(parts, Plan::is_read, |work, shard, plan| shard.promote(&work.table.env(work.schema), work.batch, plan));
+        results.into_iter().collect::<Result<()>>()?;
+    }
+    Ok(())
+}
+
+/// Reads the cold rows of as many shards as make a lot; returns how many.
+fn read_lot(parts: &mut [Part<'_>]) -> Result<usize> {
+    let (mut left, mut shards) = (LOT_BYTES, 0);
+    for Part { table, schema, plans, .. } in parts {
+        let mut lot = Vec::new();
+        for flight in plans.iter_mut().filter_map(|plan| plan.flight.as_mut()) {
+            let bytes = flight.keys() * schema.row_bytes();
+            if shards > 0 && bytes > left {
+                left = 0;
+                break;
+            }
+            left = left.saturating_sub(bytes);
+            shards += 1;
+            lot.push(flight);
+        }
+        Flight::read_all(&table.env(schema), &mut lot)?;
+    }
+    Ok(shards)
 }
 
 /// Inside the gate, so a commit has all of the batch or nothing of it. Returns the rows touched.
@@ -298,7 +335,7 @@ pub(super) fn apply(context: &Context, parts: &mut [Part<'_>]) -> usize {
             lock(&context.clock).advance(batch.time);
         }
     }
-    let touched = each_shard(parts, |work, shard, plan| {
+    let touched = each_shard(parts, Plan::is_wanted, |work, shard, plan| {
         let (added, touched) = shard.apply(&work.table.env(work.schema), work.batch, work.given.values, plan);
         work.table.counters.rows.fetch_add(added, Ordering::Relaxed);
         touched
@@ -323,13 +360,17 @@ struct Work<'a> {
     given: Given<'a>,
 }
 
-/// Runs `work` on each shard that has to do with the batch, with the crew when the batch is large.
-fn each_shard<R: Send>(parts: &mut [Part<'_>], work: impl Fn(Work<'_>, &mut Shard, &mut Plan) -> R + Sync) -> Jobs<R> {
+/// Runs `work` on each shard whose plan is `wanted`, with the crew when the batch is large.
+fn each_shard<R: Send>(
+    parts: &mut [Part<'_>],
+    wanted: impl Fn(&Plan) -> bool,
+    work: impl Fn(Work<'_>, &mut Shard, &mut Plan) -> R + Sync,
+) -> Jobs<R> {
     let keys: usize = parts.iter().map(|part| part.given.keys.len()).sum();
     let crew = parts.first().and_then(|part| part.table.context.crew.as_ref()).filter(|_| keys >= MIN_KEYS_FOR_THREADS);
     let shards = parts.iter_mut().flat_map(|part| {
         let of = Work { table: part.table, schema: &part.schema, batch: &part.batch, given: part.given };
-        let shards = part.table.shards.iter().zip(&mut *part.plans).filter(|(_, plan)| !plan.positions.is_empty());
+        let shards = part.table.shards.iter().zip(&mut *part.plans).filter(|(_, plan)| wanted(plan));
         shards.map(move |(shard, plan)| (of, shard, plan))
     });
     // A shard that a commit or a base is at comes last: its writer may have lost its core, and gets one once all else is done.

@@ -1,0 +1,101 @@
+//! What moves rows between the tiers, counted: a row is read from the cold tier once, by whoever needs it first.
+#![cfg(feature = "testing")]
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+use std::path::Path;
+use std::time::Duration;
+
+use embedrock::{Initializer, Optimizer, Store, StoreOptions, Table, TableSchema, TableStats, Update};
+
+const DIM: usize = 4;
+const ROWS: u64 = 2000;
+
+fn options() -> StoreOptions {
+    StoreOptions::default().twin(true).memory_budget(64 << 20).threads(2).prefetch_threads(2)
+}
+
+/// A store that was filled with few rows in memory and opened again with room for all, so that most are cold.
+fn mostly_cold(dir: &Path) -> Store {
+    let store = Store::open(dir, options().hot_rows(64)).unwrap();
+    let schema = TableSchema::new("t", DIM).optimizer(Optimizer::sgd(1.0)).initializer(Initializer::zeros());
+    let table = store.create_table(schema).unwrap();
+    let keys: Vec<u64> = (0..ROWS).collect();
+    let rows: Vec<f32> = keys.iter().flat_map(|&key| [key as f32; DIM]).collect();
+    table.assign(&keys, &rows, &Update::at(1)).unwrap();
+    store.commit(b"").unwrap();
+    store.checkpoint().unwrap();
+    drop((table, store));
+    Store::open(dir, options()).unwrap()
+}
+
+fn stats(store: &Store) -> TableStats {
+    store.stats().tables.remove(0)
+}
+
+fn check(table: &Table, keys: &[u64]) {
+    let mut rows = vec![0.0; keys.len() * DIM];
+    assert_eq!(table.lookup(keys, &mut rows).unwrap(), keys.len());
+    assert!(keys.iter().zip(rows.chunks(DIM)).all(|(&key, row)| row == [key as f32; DIM]), "{rows:?}");
+}
+
+#[test]
+fn what_a_lookup_reads_is_in_memory_for_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = mostly_cold(dir.path());
+    let (table, digest) = (store.table("t").unwrap(), store.digest().unwrap());
+    // Each twice: equal keys are read once.
+    let keys: Vec<u64> = (0..ROWS).flat_map(|key| [key, key]).collect();
+    check(&table, &keys);
+    let first = stats(&store);
+    assert!(first.cold_reads > ROWS * 9 / 10 && first.cold_reads <= ROWS, "{first:?}");
+    assert_eq!((first.promoted, first.hot_rows), (first.cold_reads, ROWS));
+    check(&table, &keys);
+    table.assign_add(&[3, 4], &[0.0; 2 * DIM], &Update::at(1)).unwrap();
+    let second = stats(&store);
+    assert_eq!((second.cold_reads, second.updated_hot), (first.cold_reads, first.updated_hot + 2));
+    assert_eq!(store.digest().unwrap(), digest);
+}
+
+#[test]
+fn a_batch_reads_what_it_lacks_of_all_shards_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = mostly_cold(dir.path());
+    let table = store.table("t").unwrap();
+    let keys: Vec<u64> = (0..ROWS + 500).chain(0..100).collect();
+    table.apply_gradients(&keys, &vec![0.0; keys.len() * DIM], &Update::at(1)).unwrap();
+    let after = stats(&store);
+    let missing = after.updated - after.updated_hot;
+    assert_eq!((after.updated, after.rows, after.hot_rows), (ROWS + 500, ROWS + 500, ROWS + 500), "{after:?}");
+    assert_eq!((after.cold_reads, after.promoted), (missing, missing - 500));
+    check(&table, &(0..ROWS).collect::<Vec<_>>());
+}
+
+#[test]
+fn lookups_use_what_was_brought_ahead_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = mostly_cold(dir.path());
+    let table = store.table("t").unwrap();
+    let keys: Vec<u64> = (500..600).collect();
+    table.prefetch(&keys).unwrap();
+    while stats(&store).cold_reads == 0 || stats(&store).prefetched < stats(&store).cold_reads {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let brought = stats(&store);
+    check(&table, &keys);
+    let after = stats(&store);
+    assert_eq!((after.prefetched_used, after.cold_reads), (brought.prefetched, brought.cold_reads));
+    assert!(brought.prefetched > 90, "{brought:?}");
+}
+
+/// Rows that a lookup brings up have places or are not kept: a lookup with a store of few rows in memory reads all of it.
+#[test]
+fn lookups_of_more_rows_than_fit_read_them_all_and_keep_the_cap() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(mostly_cold(dir.path()));
+    let store = Store::open(dir.path(), options().hot_rows(64)).unwrap();
+    let table = store.table("t").unwrap();
+    for _ in 0..3 {
+        check(&table, &(0..ROWS).collect::<Vec<_>>());
+        assert!(stats(&store).hot_rows <= 64, "{:?}", stats(&store));
+    }
+}
