@@ -126,38 +126,50 @@ const HEADROOM_SHARE: usize = 64;
 /// Bytes that may be held, and are.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    limit: usize,
+    limit: AtomicUsize,
     used: AtomicUsize,
 }
 
 impl Budget {
     pub(crate) fn new(limit: usize) -> Budget {
-        Budget { limit, used: AtomicUsize::new(0) }
+        Budget { limit: AtomicUsize::new(limit), used: AtomicUsize::new(0) }
     }
 
     pub(crate) fn limit(&self) -> usize {
-        self.limit
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// From now on no more than so much is taken; what is held beyond it stays so until it is given back.
+    pub(crate) fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     pub(crate) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
+    fn limit_for_rows(&self) -> usize {
+        self.limit() - self.limit() / HEADROOM_SHARE
+    }
+
     /// Bytes that rows may still take.
     pub(crate) fn left_for_rows(&self) -> usize {
-        (self.limit - self.limit / HEADROOM_SHARE).saturating_sub(self.used())
+        self.limit_for_rows().saturating_sub(self.used())
+    }
+
+    fn try_reserve_within(&self, bytes: usize, limit: usize) -> bool {
+        let take = |used: usize| used.checked_add(bytes).filter(|&sum| sum <= limit);
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
     /// Takes `bytes` if they are left.
     pub(crate) fn try_reserve(&self, bytes: usize) -> bool {
-        let take = |used: usize| used.checked_add(bytes).filter(|&sum| sum <= self.limit);
-        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+        self.try_reserve_within(bytes, self.limit())
     }
 
     /// Takes `bytes` for rows, which leave a little for what else grows.
     pub(crate) fn try_reserve_for_rows(&self, bytes: usize) -> bool {
-        let take = |used: usize| used.checked_add(bytes).filter(|&sum| sum <= self.limit - self.limit / HEADROOM_SHARE);
-        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+        self.try_reserve_within(bytes, self.limit_for_rows())
     }
 
     /// Takes `bytes` or says how much would be needed.
@@ -171,7 +183,7 @@ impl Budget {
     }
 
     pub(crate) fn too_small(&self, bytes: usize) -> Error {
-        Error::BudgetTooSmall { needed: self.used().saturating_add(bytes), budget: self.limit }
+        Error::BudgetTooSmall { needed: self.used().saturating_add(bytes), budget: self.limit() }
     }
 
     pub(crate) fn release(&self, bytes: usize) {

@@ -28,6 +28,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         2 => proptest::collection::vec(keys(), 0..6).prop_map(Op::Prefetch),
         2 => proptest::collection::vec(keys(), 0..6).prop_map(Op::BeginPrefetch),
         2 => Just(Op::EndPrefetch),
+        1 => (1usize..24).prop_map(Op::Budget),
         2 => (0usize..6).prop_map(Op::BeginLeaving),
         2 => prop_oneof![3 => Just(true), 1 => Just(false)].prop_map(Op::EndLeaving),
         4 => Just(Op::Commit),

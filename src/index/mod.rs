@@ -184,16 +184,21 @@ impl Index {
 
     /// The number of buckets needed to hold `keys` keys, where that is more than now.
     pub(crate) fn growth_for(&self, keys: usize) -> Option<usize> {
-        if Index::holds(self.buckets.len(), keys) {
-            return None;
-        }
-        let mut buckets = self.buckets.len();
+        (!Index::holds(self.buckets.len(), keys)).then(|| Index::grown(self.buckets.len(), keys))
+    }
+
+    /// The number of buckets of an index that was made for `keys` keys.
+    pub(crate) fn buckets_for(keys: usize) -> usize {
+        Index::grown(MIN_BUCKETS, keys)
+    }
+
+    fn grown(mut buckets: usize, keys: usize) -> usize {
         while !Index::holds(buckets, keys) {
             buckets = (buckets * GROWTH_NUMERATOR).div_ceil(GROWTH_DENOMINATOR);
         }
         // Whole huge pages, once half of one is needed: an end in small pages costs more time than the memory is worth.
         const A_PAGE: usize = HUGE_PAGE_BYTES / size_of::<Bucket>();
-        Some(if buckets >= A_PAGE / 2 { buckets.next_multiple_of(A_PAGE) } else { buckets })
+        if buckets >= A_PAGE / 2 { buckets.next_multiple_of(A_PAGE) } else { buckets }
     }
 
     /// Whether `buckets` buckets are enough for `keys` keys.

@@ -262,7 +262,7 @@ impl Shard {
         self.release_hint(row);
     }
 
-    fn release_hint(&mut self, row: u32) {
+    pub(super) fn release_hint(&mut self, row: u32) {
         self.hints.rows -= 1;
         let meta = self.slab.meta_mut(row);
         (meta.touches, meta.flags) = (self.hand.begin(mix(meta.key), row), meta.flags & !AHEAD);

@@ -11,6 +11,7 @@ mod leave;
 mod load;
 mod plan;
 mod policy;
+mod shrink;
 mod sweep;
 mod values;
 mod view;
@@ -271,25 +272,28 @@ impl Shard {
     /// The list is cleaned before it would outgrow the rows, so updates between two far commits don't pile up.
     fn push_dirty(&mut self, key: Key, context: &Context) {
         if self.dirty.len() == self.dirty.capacity() {
-            let before = self.dirty.capacity() * DIRTY_KEY_BYTES;
             if self.dirty.len() > self.index.len() {
-                let mut keys = std::mem::take(&mut self.dirty);
-                keys.sort_unstable();
-                keys.dedup();
-                let bit = self.uncommitted_bit();
-                keys.retain(|&k| self.get(k).is_some_and(|(meta, _)| meta.has(bit)));
-                self.dirty = keys;
+                self.clean_dirty(context);
             }
+            let before = self.dirty.capacity();
             self.dirty.reserve_exact((self.dirty.len() / 4).max(16));
-            let after = self.dirty.capacity() * DIRTY_KEY_BYTES;
-            if after > before {
-                // The list is small beside its rows and an update must not fail here: it may pass the limit by itself.
-                context.budget.charge(after - before);
-            } else {
-                context.budget.release(before - after);
-            }
+            // The list is small beside its rows and an update must not fail here: it may pass the limit by itself.
+            context.budget.charge((self.dirty.capacity() - before) * DIRTY_KEY_BYTES);
         }
         self.dirty.push(key);
+    }
+
+    /// Leaves on the list what is uncommitted and in memory, each once.
+    fn clean_dirty(&mut self, context: &Context) {
+        let before = self.dirty.capacity();
+        let mut keys = std::mem::take(&mut self.dirty);
+        keys.sort_unstable();
+        keys.dedup();
+        let bit = self.uncommitted_bit();
+        keys.retain(|&key| self.get(key).is_some_and(|(meta, _)| meta.has(bit)));
+        keys.shrink_to_fit();
+        context.budget.release((before - keys.capacity()) * DIRTY_KEY_BYTES);
+        self.dirty = keys;
     }
 
     /// Counts grow by themselves: they are charged after a batch, whether the budget has room or not.

@@ -152,6 +152,11 @@ impl Slab {
         (next - self.granted, self.steps.bytes(next) - self.memory_bytes())
     }
 
+    /// The most rows, up to so many, that fill all memory that there is for them.
+    pub(crate) fn whole_steps(&self, rows: usize) -> usize {
+        self.steps.whole(rows)
+    }
+
     /// Bytes accounted: the pages that rows may lie in.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.steps.bytes(self.granted)
@@ -223,10 +228,24 @@ impl Slab {
             self.fresh -= 1;
             return;
         }
+        self.push_free(row);
+    }
+
+    fn push_free(&mut self, row: u32) {
         let next = self.free_head;
         self.row_mut(row)[0] = f32::from_bits(next);
         self.free_head = row;
         self.free_len += 1;
+    }
+
+    /// Rows from number `rows` on are no longer in use, and of those below the ones that are not `used`. What the former hold can be read
+    /// until [`Slab::shrink`], unless they are handed out again.
+    pub(crate) fn retreat(&mut self, rows: usize, used: impl Fn(u32) -> bool) {
+        self.fresh = self.fresh.min(u32::try_from(rows).unwrap_or(u32::MAX));
+        (self.free_head, self.free_len) = (NO_ROW, 0);
+        for row in (0..self.fresh).rev().filter(|row| !used(*row)) {
+            self.push_free(row);
+        }
     }
 
     /// The slab to be read: what is asked of it does not pass by the slab itself each time.

@@ -49,6 +49,15 @@ impl Steps {
         self.holding(rows + 1)
     }
 
+    /// The most rows, up to so many, that end with a step.
+    pub(super) fn whole(&self, rows: usize) -> usize {
+        let mut whole = rows / self.chunk_rows * self.chunk_rows;
+        while self.after(whole) <= rows {
+            whole = self.after(whole);
+        }
+        whole
+    }
+
     /// Bytes of a chunk before its first row: all metas, and what it leaves free to begin later in its pages.
     fn before_rows(&self) -> usize {
         self.chunk_rows * META_BYTES + SPREAD_BYTES
@@ -70,6 +79,7 @@ mod tests {
                 while rows < 3 * chunk_rows {
                     let (next, more) = (steps.after(rows), steps.bytes(steps.after(rows)));
                     assert!(next > rows && more > bytes, "{lanes} lanes, {chunk_bytes} bytes: {rows} rows, then {next}");
+                    assert!(steps.whole(next) == next && steps.whole(next - 1) == rows);
                     assert!(steps.holding(next) == next && steps.bytes(rows + 1) == more && steps.holding(rows + 1) == next);
                     ends += usize::from(next.is_multiple_of(chunk_rows));
                     (rows, bytes) = (next, more);

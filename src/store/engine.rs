@@ -57,6 +57,8 @@ pub(super) struct Engine {
     pub(super) damaged_bases: Vec<u64>,
     /// Bytes of hot rows in the bases of this process.
     pub(super) checkpoint_bytes: AtomicU64,
+    /// Held while the budget is changed.
+    pub(super) budget_change: Mutex<()>,
     /// A thread was begun to write a base and has not ended.
     pub(super) base_under_way: AtomicBool,
     /// Held while a base is written.
@@ -175,6 +177,37 @@ impl Engine {
         let number = manifest.number;
         next.known = manifest.files;
         Ok(number)
+    }
+
+    /// Sets the memory budget, and has rows leave until it is kept.
+    pub(super) fn set_memory_budget(&self, bytes: usize) -> Result<()> {
+        let context = &self.catalog.context;
+        context.check_process()?;
+        let _one_at_a_time = lock(&self.budget_change);
+        let before = context.budget.limit();
+        // First, so that nobody takes what others give back.
+        context.budget.set_limit(bytes);
+        self.fit_budget().inspect_err(|_| context.budget.set_limit(before))
+    }
+
+    fn fit_budget(&self) -> Result<()> {
+        let budget = &self.catalog.context.budget;
+        loop {
+            let tables = self.catalog.tables();
+            let held: usize = tables.iter().map(|table| table.shard_bytes()).sum();
+            let excess = budget.used().saturating_sub(budget.limit());
+            if excess == 0 {
+                return Ok(());
+            }
+            let rows: usize = tables.iter().map(|table| table.capacity()).sum();
+            if excess <= held {
+                let share = excess as f64 / held as f64;
+                tables.iter().try_for_each(|table| table.shrink_by(share))?;
+            }
+            if rows == tables.iter().map(|table| table.capacity()).sum::<usize>() {
+                return Err(budget.too_small(0));
+            }
+        }
     }
 
     /// Whether the log since the newest base is larger than `ratio` times that base.

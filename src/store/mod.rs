@@ -276,6 +276,26 @@ impl Store {
         digest::digest(&self.engine.catalog)
     }
 
+    /// Changes the memory budget. A smaller one is kept when this returns: rows leave for the cold tier, those that stay move together, and
+    /// memory goes back to the system. The cold tier's share and the pool for images stay as they were at opening.
+    ///
+    /// ```
+    /// use embedrock::{Store, StoreOptions};
+    /// # let dir = std::env::temp_dir().join(format!("embedrock-doc-budget-{}", std::process::id()));
+    /// let store = Store::open(&dir, StoreOptions::default().memory_budget(1 << 30))?;
+    /// store.set_memory_budget(512 << 20)?; // the trainer needs the rest for now
+    /// assert_eq!(store.stats().memory_budget, 512 << 20);
+    /// # drop(store); std::fs::remove_dir_all(&dir).unwrap();
+    /// # Ok::<(), embedrock::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::BudgetTooSmall`] where not even the tables without rows fit; a failing cold tier or log. The budget stays as it was then,
+    /// though rows may have left. Cost: a pass over all rows in memory; batches wait for the table in hand.
+    pub fn set_memory_budget(&self, bytes: usize) -> Result<()> {
+        self.engine.set_memory_budget(bytes)
+    }
+
     /// Memory, disk, and each table's rows by tier. Nothing of it, all zeros, in a forked child.
     pub fn stats(&self) -> StoreStats {
         if self.engine.catalog.context.check_process().is_err() {

@@ -124,6 +124,7 @@ fn store(
         growth: Mutex::new(growth),
         checkpoint_bytes: AtomicU64::new(0),
         base_under_way: AtomicBool::new(false),
+        budget_change: Mutex::default(),
         next_base: Mutex::new(NextBase { number: next_base, known: base.map_or_else(Vec::new, |base| base.files.clone()) }),
     };
     let store = Store {

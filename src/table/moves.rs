@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::TableInner;
-use crate::context::{read, write};
+use crate::context::{lock, read, write};
 use crate::error::Result;
 use crate::shard::{Env, Shard};
 use crate::sync::RwLock;
@@ -24,6 +24,29 @@ impl TableInner {
         let result = leaving.write(env);
         write(shard).end_leaving(env, leaving, result.is_ok());
         result.map(|()| true)
+    }
+
+    /// Rows that there is memory for.
+    pub(crate) fn capacity(&self) -> usize {
+        self.shards.iter().map(|shard| read(shard).capacity()).sum()
+    }
+
+    /// Bytes of its shards.
+    pub(crate) fn shard_bytes(&self) -> usize {
+        self.shards.iter().map(|shard| read(shard).memory_bytes()).sum()
+    }
+
+    /// Gives about `share` of the memory of its rows back, as far as rows can leave. No batch changes rows meanwhile, and none is on its way.
+    pub(crate) fn shrink_by(&self, share: f64) -> Result<()> {
+        let _no_batch = lock(&self.updates);
+        let _still = write(&self.moves);
+        let schema = self.schema();
+        for shard in &self.shards {
+            let mut shard = write(shard);
+            let rows = (shard.capacity() as f64 * (1.0 - share)) as usize;
+            shard.shrink_to(&self.env(&schema), rows)?;
+        }
+        Ok(())
     }
 
     /// Waits until no row is on its way.

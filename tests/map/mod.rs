@@ -40,6 +40,8 @@ pub(crate) enum Op {
     BeginLeaving(usize),
     /// They were written, or could not be.
     EndLeaving(bool),
+    /// The memory budget becomes so many MiB, as far as that is possible.
+    Budget(usize),
     Commit,
     /// Cuts a commit; the operations after it run while it is written.
     BeginCommit,
@@ -293,6 +295,10 @@ impl Run {
                 self.settle();
                 self.commits.push((id, self.model.clone()));
             }
+            Op::Budget(mib) => match self.store().set_memory_budget(mib << 20) {
+                Ok(()) => assert!(self.store().stats().memory_bytes <= mib << 20),
+                Err(error) => assert!(matches!(error, Error::BudgetTooSmall { .. }), "{error}"),
+            },
             Op::BeginPrefetch(keys) => self.begin_prefetch(keys),
             Op::EndPrefetch => self.end_prefetch(),
             Op::BeginLeaving(rows) => self.begin_leaving(*rows),

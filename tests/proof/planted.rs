@@ -44,7 +44,7 @@ impl Draws {
     }
 
     fn op(&mut self) -> Op {
-        match self.below(45) {
+        match self.below(46) {
             0..=7 => Op::Gradients(self.pairs(), self.step()),
             8..=10 => Op::Assign(self.pairs(), self.step()),
             11 => Op::AssignAdd(self.pairs(), self.step()),
@@ -61,7 +61,8 @@ impl Draws {
             37 | 38 => Op::BeginLeaving(self.below(6) as usize),
             39 | 40 => Op::EndLeaving(self.below(4) > 0),
             41 | 42 => Op::BeginPrefetch(self.keys(6)),
-            _ => Op::EndPrefetch,
+            43 | 44 => Op::EndPrefetch,
+            _ => Op::Budget(1 + self.below(23) as usize),
         }
     }
 }
@@ -144,10 +145,11 @@ fn timelines(_: u64) {
     assert!(store.commits().unwrap().contains(&second) && !store.commits().unwrap().contains(&other));
 }
 
-/// More keys than an index begins with.
+/// More keys than an index begins with, then in less memory.
 fn many_keys(_: u64) {
     let options = StoreOptions::default().simulated(std::sync::Arc::new(disk())).memory_budget(12 << 20).threads(1).shards(1);
-    let table = Store::open("/disk/store", options).unwrap().create_table(TableSchema::new("t", 1)).unwrap();
+    let store = Store::open("/disk/store", options).unwrap();
+    let table = store.create_table(TableSchema::new("t", 1)).unwrap();
     let keys: Vec<u64> = (0..200_000).collect();
     let values: Vec<f32> = keys.iter().map(|key| *key as f32).collect();
     for part in 0..20 {
@@ -155,8 +157,13 @@ fn many_keys(_: u64) {
         table.assign(&keys[part.clone()], &values[part], &Update::at(1)).unwrap();
     }
     let mut found = vec![0.0; keys.len()];
-    assert_eq!(table.lookup(&keys, &mut found).unwrap(), keys.len());
-    assert_eq!(found, values);
+    for budget in [12, 4, 2] {
+        store.set_memory_budget(budget << 20).unwrap();
+        assert!(store.stats().memory_bytes <= budget << 20);
+        found.fill(0.0);
+        assert_eq!(table.lookup(&keys, &mut found).unwrap(), keys.len());
+        assert_eq!(found, values);
+    }
 }
 
 type Suite<'a> = (&'static str, &'a dyn Fn(u64));
