@@ -67,6 +67,8 @@ struct Cli {
 }
 
 fn main() -> Result<(), Failure> {
+    // As the command line does.
+    embedrock::limit_arenas(2);
     let measured = std::env::args().any(|arg| arg == "--bench");
     let given = std::env::args().filter(|arg| arg != "--bench");
     let quick = if measured { None } else { Some("--quick".to_owned()) };

@@ -112,6 +112,8 @@ enum Kind {
 }
 
 fn main() -> Result<(), Failure> {
+    // As the command line does.
+    embedrock::limit_arenas(2);
     let measured = std::env::args().any(|arg| arg == "--bench");
     let given: Vec<String> = std::env::args().filter(|arg| arg != "--bench").collect();
     let quick = if measured { None } else { Some("--quick".to_owned()) };

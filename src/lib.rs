@@ -63,6 +63,7 @@ pub use error::{Error, Result};
 pub use exchange::{EventFile, EventRow, Export, ExportReport, FileFormat, Import, ImportReport};
 pub use expiry::Expiry;
 pub use initializer::Initializer;
+pub use memory::limit_arenas;
 pub use optimizer::{Optimizer, Schedule};
 pub use options::{CommitPolicy, Retention, StoreOptions};
 pub use plan::{Plan, plan};

@@ -144,6 +144,7 @@ fn a_store_lives_in_a_control_group_of_its_budget() {
 #[ignore = "run by the test above"]
 fn lives_in_a_control_group() {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+    embedrock::limit_arenas(2);
     let dir = std::path::PathBuf::from(std::env::var_os("EMBEDROCK_BUDGET_DIR").unwrap());
     let seconds: u64 = std::env::var("EMBEDROCK_BUDGET_SECONDS").map_or(5, |seconds| seconds.parse().unwrap());
     let resident = || -> usize {

@@ -47,7 +47,7 @@ const ONE_PLACE: &[(&str, &[&str])] = &[
     ("zstd", &["src/codec.rs"]),
     ("bytemuck", &["src/memory.rs", "src/slab/", "src/index/bucket.rs", "src/shard/image.rs", "src/bin/embedrock/bench/"]),
     ("rayon", &["src/crew.rs"]),
-    ("libc", &["src/fs/", "src/slab/", "src/bin/embedrock/bench/"]),
+    ("libc", &["src/fs/", "src/slab/", "src/memory.rs", "src/bin/embedrock/bench/"]),
     ("object_store", &["src/remote/objects.rs", "src/remote/topic.rs"]),
     ("rdkafka", &["src/kafka.rs", "tests/kafka.rs"]),
     ("tokio", &["src/remote/objects.rs", "src/bin/embedrock/serve.rs"]),

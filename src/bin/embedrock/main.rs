@@ -34,6 +34,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// Of the C library's allocator: threads that read cold rows allocate little, and what each arena keeps is outside the memory budget.
+const ARENAS: u16 = 2;
+
 /// An embedded, persistent storage engine for embeddings.
 #[derive(Parser)]
 #[command(version, about, max_term_width = 100)]
@@ -79,6 +82,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    embedrock::limit_arenas(ARENAS);
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
     // A line that cannot be written, as on a full disk, is left out: the subscriber would panic over it.
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
