@@ -138,7 +138,8 @@ fn run(cli: &Cli, dir: &Path) -> Result<(), Failure> {
     check(cli, &samples, budget, &[("the store opened again", reopened == found), ("with memory for all", expected == found)])
 }
 
-/// The same batches in a store with memory for all rows, without commits: the digest and the number of live rows.
+/// The same batches in a store with memory for all rows, with a commit an event-day, as rows that no commit has are not freed when they
+/// expire: the digest and the number of live rows.
 fn unlimited(cli: &Cli, dir: &Path, traffic: &Traffic, batches: u64) -> Result<(embedrock::Digest, u64), Failure> {
     let memory = budget(cli) * 40 + (256 << 20);
     let store = Store::open(dir.join("unlimited"), StoreOptions::default().memory_budget(memory).threads(2))?;
@@ -147,6 +148,9 @@ fn unlimited(cli: &Cli, dir: &Path, traffic: &Traffic, batches: u64) -> Result<(
     for number in 0..batches {
         let keys = batch.next_keys(number);
         batch.train(&table, &keys, number)?;
+        if number % cli.day == 0 {
+            store.commit(b"")?;
+        }
     }
     let mut live = 0;
     table.for_each_row(|_, _, _, _| {
