@@ -82,8 +82,6 @@ pub enum Bug {
     ChangedRowDropped,
     /// A row that was read ahead takes its place although it came into memory, changed and left meanwhile.
     StaleRowLands,
-    /// A row that moves to give memory back is still looked for where it was.
-    MovedRowLost,
 }
 
 impl Bug {
@@ -93,7 +91,7 @@ impl Bug {
 
     /// All the others.
     #[cfg(feature = "testing")]
-    pub const ALL: [Bug; 37] = [
+    pub const ALL: [Bug; 36] = [
         Bug::NewerTakenForUncommitted,
         Bug::CommittedTakenForCold,
         Bug::DemotedImageLost,
@@ -130,7 +128,6 @@ impl Bug {
         Bug::UnwrittenRowDropped,
         Bug::ChangedRowDropped,
         Bug::StaleRowLands,
-        Bug::MovedRowLost,
     ];
 }
 

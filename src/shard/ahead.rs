@@ -238,7 +238,8 @@ impl Shard {
     pub(super) fn arrive<'a>(&mut self, flight: &'a Flight, missing: &mut Vec<(u64, u32)>) -> Arrivals<'a> {
         let mut arrivals = Arrivals::default();
         missing.retain(|&(mixed, at)| {
-            if !self.flights.land(unmix(mixed), flight.number) {
+            let key = unmix(mixed);
+            if !self.flights.land(key, flight.number) || self.find(key, mixed).is_some() {
                 arrivals.elsewhere.push((mixed, at));
                 return false;
             }

@@ -5,7 +5,6 @@ use super::policy::PROBATION;
 use super::{Env, Shard};
 use crate::error::Result;
 use crate::index::{Index, TOMBSTONE_BIT};
-use crate::plant::{Bug, planted};
 use crate::slab::AHEAD;
 
 impl Shard {
@@ -49,9 +48,7 @@ impl Shard {
             let Some(new) = self.slab.allocate() else { continue };
             self.slab.row_mut(new).copy_from_slice(&lanes);
             *self.slab.meta_mut(new) = meta;
-            if !planted(Bug::MovedRowLost) {
-                self.replace(meta.key, new | raw & TOMBSTONE_BIT);
-            }
+            self.replace(meta.key, new | raw & TOMBSTONE_BIT);
             if meta.has(AHEAD) {
                 self.release_hint(new);
             } else {
