@@ -148,8 +148,7 @@ fn timelines(_: u64) {
 /// More keys than an index begins with.
 fn many_keys(_: u64) {
     let options = StoreOptions::default().simulated(std::sync::Arc::new(disk())).memory_budget(12 << 20).threads(1).shards(1);
-    let store = Store::open("/disk/store", options).unwrap();
-    let table = store.create_table(TableSchema::new("t", 1)).unwrap();
+    let table = Store::open("/disk/store", options).unwrap().create_table(TableSchema::new("t", 1)).unwrap();
     let keys: Vec<u64> = (0..200_000).collect();
     let values: Vec<f32> = keys.iter().map(|key| *key as f32).collect();
     for part in 0..20 {
@@ -159,6 +158,23 @@ fn many_keys(_: u64) {
     let mut found = vec![0.0; keys.len()];
     assert_eq!(table.lookup(&keys, &mut found).unwrap(), keys.len());
     assert_eq!(found, values);
+}
+
+/// Rows that are read ahead, change and leave before they arrive. A map's own checks look rows up, which keeps the changed ones.
+fn rows_in_flight(_: u64) {
+    let options = StoreOptions::default().simulated(std::sync::Arc::new(disk())).memory_budget(12 << 20).threads(1).hot_rows(64);
+    let table = Store::open("/disk/store", options).unwrap().create_table(TableSchema::new("t", 1)).unwrap();
+    let (keys, zeros): (Vec<u64>, Vec<f32>) = (0..500).map(|key| (key, 0.0)).unzip();
+    table.assign(&keys, &zeros, &Update::at(1)).unwrap();
+    for key in 0..50 {
+        table.begin_prefetch(&[key]).unwrap();
+        table.assign_add(&[key], &[1.0], &Update::at(1)).unwrap();
+        table.assign_add(&keys[100..], &zeros[100..], &Update::at(1)).unwrap();
+        table.end_prefetch();
+        let mut row = [0.0];
+        table.lookup(&[key], &mut row).unwrap();
+        assert_eq!(row, [1.0], "key {key}");
+    }
 }
 
 type Suite<'a> = (&'static str, &'a dyn Fn(u64));
@@ -181,9 +197,10 @@ pub(crate) fn run(_: &Plan) -> Figures {
     let (whole, mut driver) = (disk(), Driver::default());
     driver.run(&whole, OPERATIONS)?.map_err(|error| error.to_string())?;
     let on_flips = |case| flipped_bits(case, (&whole, &driver));
-    let suites: [Suite<'_>; 8] = [
+    let suites: [Suite<'_>; 9] = [
         ("a map", &on_a_map),
         ("rows owed to a commit", &rows_owed_to_a_commit),
+        ("rows in flight", &rows_in_flight),
         ("power cuts", &on_cuts),
         ("failing calls", &on_failures),
         ("many keys", &many_keys),
