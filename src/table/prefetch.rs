@@ -144,6 +144,9 @@ impl TableInner {
         {
             let _moving = read(&self.moves);
             let mut flight = write(shard).take_off(mixed, Some(step));
+            if flight.keys() == 0 {
+                return Ok(());
+            }
             let _airborne = self.ahead.begin(flight.keys());
             let result = Flight::read_all(&env, &mut [&mut flight]);
             write(shard).land(&env, &flight);
