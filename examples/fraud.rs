@@ -1,6 +1,6 @@
 //! Account takeovers told from vectors of sessions and customers, on a simulated bank (SYNTHETIC).
 //!
-//! `cargo run --release --features train --example fraud`: a minute or two.
+//! `cargo run --release --features train --example fraud [CUSTOMERS]`: some 10 seconds for 300 customers.
 #![forbid(unsafe_code)]
 
 use embedrock::train::dce::bank::Bank;
@@ -11,7 +11,8 @@ use embedrock::{Result, Store, StoreOptions};
 fn main() -> Result<()> {
     let dir = std::env::temp_dir().join(format!("embedrock-fraud-{}", std::process::id()));
     let store = Store::open(&dir, StoreOptions::default().memory_budget(128 << 20).max_clock_step(u32::MAX))?;
-    let data = simulate(&Bank { seed: 1, customers: 300, days: 120 })?;
+    let customers = std::env::args().nth(1).and_then(|customers| customers.parse().ok()).unwrap_or(300);
+    let data = simulate(&Bank { seed: 1, customers, days: 120 })?;
     let options = DceOptions { session_epochs: 3, customer_epochs: 3, ..DceOptions::default() };
     let mut stage = None;
     let report = train_dce(&store, &data, &options, &mut |progress| {

@@ -1,6 +1,6 @@
 //! A two-tower model: a user's and an item's vector, whose product says whether the user wants the item.
 //!
-//! `cargo run --release --example two_tower`. Users and items have a hidden taste of eight, and users click on their own.
+//! `cargo run --release --example two_tower [STEPS]`. Users and items have a hidden taste of eight, and users click on their own.
 #![forbid(unsafe_code)]
 
 use embedrock::{GradientRequest, Initializer, LookupRequest, Optimizer, Result, Store, StoreOptions, TableSchema, Update};
@@ -43,7 +43,8 @@ fn main() -> Result<()> {
     let (users, items) = (tower("user")?, tower("item")?);
     let (mut u, mut v) = (vec![0.0f32; BATCH * DIM], vec![0.0f32; BATCH * DIM]);
     let mut loss = 0.0f64;
-    for step in 0..3_000u64 {
+    let steps = std::env::args().nth(1).and_then(|steps| steps.parse().ok()).unwrap_or(3_000u64);
+    for step in 0..steps {
         let (user, item, clicks) = batch(step);
         store.lookup_many([LookupRequest::new(&users, &user, &mut u), LookupRequest::new(&items, &item, &mut v)])?;
         let (mut of_u, mut of_v) = (vec![0.0; u.len()], vec![0.0; v.len()]);

@@ -92,6 +92,25 @@ impl Lines {
         Ok(true)
     }
 
+    /// Takes all lines that are left, as `parse` reads them; one that it cannot read is an error that says what was expected.
+    pub(crate) fn each<T>(
+        &mut self,
+        expected: &str,
+        mut parse: impl FnMut(&str) -> Option<T>,
+        mut take: impl FnMut(T),
+    ) -> Result<()> {
+        loop {
+            let parsed = match self.next_line()? {
+                None => return Ok(()),
+                Some(line) => parse(line),
+            };
+            match parsed {
+                Some(value) => take(value),
+                None => return Err(self.error(expected)),
+            }
+        }
+    }
+
     /// The number of the line last read, from 1.
     pub fn line(&self) -> u64 {
         self.line

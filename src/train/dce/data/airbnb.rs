@@ -20,16 +20,7 @@ pub(super) fn read(path: &Path) -> Result<Sessions> {
         return Err(lines.error(format!("the first line is not '{HEADER}'")));
     }
     let mut sessions = Vec::new();
-    loop {
-        let parsed = match lines.next_line()? {
-            None => break,
-            Some(line) => parse(line),
-        };
-        match parsed {
-            Some(session) => sessions.push(session),
-            None => return Err(lines.error("it does not hold the eleven columns of the first line")),
-        }
-    }
+    lines.each("it does not hold the eleven columns of the first line", parse, |session| sessions.push(session))?;
     Ok(Sessions {
         format: "airbnb",
         name: path.display().to_string(),

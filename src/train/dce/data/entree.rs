@@ -16,16 +16,7 @@ use crate::types::mix;
 pub(super) fn read(path: &Path) -> Result<Sessions> {
     let mut lines = Lines::open(path)?;
     let mut sessions = Vec::new();
-    loop {
-        let parsed = match lines.next_line()? {
-            None => break,
-            Some(line) => parse(line),
-        };
-        match parsed {
-            Some(session) => sessions.push(session),
-            None => return Err(lines.error("it is not 'time <tab> host <tab> events' of the Entree data")),
-        }
-    }
+    lines.each("it is not 'time <tab> host <tab> events' of the Entree data", parse, |session| sessions.push(session))?;
     let task = |name| Task { name, classes: 2, when: When::Login };
     Ok(Sessions {
         format: "entree",

@@ -83,9 +83,7 @@ fn session(user: usize, at: usize, block: &[Key], strange: bool, probe: bool) ->
 fn commands(path: &Path) -> Result<Vec<Key>> {
     let mut lines = Lines::open(path)?;
     let mut commands = Vec::new();
-    while let Some(line) = lines.next_line()? {
-        commands.push(event(1, line));
-    }
+    lines.each("it is not a command", |line| Some(event(1, line)), |command| commands.push(command))?;
     Ok(commands)
 }
 
@@ -93,25 +91,17 @@ fn commands(path: &Path) -> Result<Vec<Key>> {
 fn labels(path: &Path) -> Result<Vec<Vec<bool>>> {
     let mut lines = Lines::open(path)?;
     lines.skip()?;
-    let mut users: Vec<Vec<bool>> = Vec::new();
-    loop {
-        let wanted = format!("User{}", users.len());
-        let parsed = match lines.next_line()? {
-            None => return Ok(users),
-            Some(line) => {
-                let mut columns = line.split(',');
-                let named = columns.next() == Some(wanted.as_str());
-                let flags = columns.map(|flag| match flag {
-                    "0" => Some(false),
-                    "1" => Some(true),
-                    _ => None,
-                });
-                flags.collect::<Option<Vec<bool>>>().filter(|_| named)
-            }
-        };
-        match parsed {
-            Some(flags) => users.push(flags),
-            None => return Err(lines.error(format!("it is not '{wanted}' and a 0 or 1 for each block"))),
-        }
-    }
+    let (mut users, mut names) = (Vec::new(), (0..).map(|user| format!("User{user}")));
+    let parse = |line: &str| {
+        let mut columns = line.split(',');
+        let named = columns.next().map(str::to_string) == names.next();
+        let flags = columns.map(|flag| match flag {
+            "0" => Some(false),
+            "1" => Some(true),
+            _ => None,
+        });
+        flags.collect::<Option<Vec<bool>>>().filter(|_| named)
+    };
+    lines.each("it is not the next of User0, User1, ... and a 0 or 1 for each block", parse, |flags| users.push(flags))?;
+    Ok(users)
 }

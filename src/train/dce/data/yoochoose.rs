@@ -43,12 +43,7 @@ fn clicks(path: &Path, part: u64) -> Result<Vec<Session>> {
         return Err(lines.error("the first line is not 'SessionId <tab> ItemId <tab> Time'"));
     }
     let (mut sessions, mut places): (Vec<Session>, HashMap<u64, usize>) = Default::default();
-    loop {
-        let parsed = match lines.next_line()? {
-            None => return Ok(sessions),
-            Some(line) => parse(line),
-        };
-        let Some((id, item, time)) = parsed else { return Err(lines.error("it is not a session's number, an item and a time")) };
+    lines.each("it is not a session's number, an item and a time", parse, |(id, item, time)| {
         let place = *places.entry(id).or_insert_with(|| {
             let customer = mix(id ^ part << 60);
             let (events, context, labels) = Default::default();
@@ -59,7 +54,8 @@ fn clicks(path: &Path, part: u64) -> Result<Vec<Session>> {
         session.events.push(item);
         session.start = session.start.min(time);
         session.end = session.end.max(time);
-    }
+    })?;
+    Ok(sessions)
 }
 
 fn parse(line: &str) -> Option<(u64, u64, UnixSeconds)> {
