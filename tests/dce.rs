@@ -122,11 +122,13 @@ fn real_visitors_and_users_are_told_better_than_by_chance() {
             place.json(&format!("train dce --data unix:{path} --store unix --counted 200 --max-events 100 --session-epochs 2"));
         let of = |features: &str| auc(&report, "masquerade", features);
         println!(
-            "unix: naive Bayes {:.3}, DCE {:.3}, with counts {:.3}",
+            "unix: naive Bayes {:.3}, DCE {:.3}, with counts {:.3}, vector and likelihood {:.3}",
             of("likelihood (no head)"),
             of("DCE"),
-            of("DCE and hand counts")
+            of("DCE and hand counts"),
+            of("vector and likelihood")
         );
         assert!(of("likelihood (no head)") > 0.93 && of("DCE") > 0.55, "{report}");
+        assert!(of("likelihood") > 0.93 && of("vector and likelihood") > 0.88, "{report}");
     }
 }

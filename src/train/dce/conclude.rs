@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::autoencoder::{Events, Said};
 use super::data::{Session, When};
 use super::heads::{Example, examples, rows};
-use super::moment::SETS;
+use super::moment::sets;
 use super::report::{DceReport, Reconstruction, TaskReport};
 use super::run::{CHUNK, Job};
 use super::scores::{Figures, Scores};
@@ -44,6 +44,7 @@ pub(crate) fn report(job: &Job<'_>, begun: Instant, resumed: Option<CommitId>) -
         seconds: begun.elapsed().as_secs_f64(),
         said,
         unexplained: (decided && state.foretold.1 > 0).then(|| state.foretold.0 / state.foretold.1 as f64),
+        everybody_weighs: (decided && state.weight > 0.0).then_some(state.weight),
         half_life_days: (decided && state.decay > 0.0).then(|| std::f64::consts::LN_2 / f64::from(state.decay)),
         tasks,
         rows: Rows::of(job.store),
@@ -100,6 +101,7 @@ fn tasks(job: &Job<'_>) -> Result<Vec<TaskReport>> {
     let norms = job.norms(&learned)?;
     let heads = &job.state.heads;
     let mut scores = heads.no_scores();
+    let mut before = 0;
     let mut plain: Vec<[Scores; 2]> = job.data.tasks.iter().map(|_| [Scores::new(2), Scores::new(2)]).collect();
     let mut moments = Vec::new();
     for chunk in tried.chunks(CHUNK) {
@@ -110,13 +112,15 @@ fn tasks(job: &Job<'_>) -> Result<Vec<TaskReport>> {
     }
     let mut reports = Vec::new();
     for (task, asked) in job.data.tasks.iter().enumerate() {
-        let own = &scores[task * SETS.len()..(task + 1) * SETS.len()];
+        let sets = sets(asked.when);
+        let own = &scores[before..before + sets.len()];
+        before += sets.len();
         let mut figures: Vec<Figures> = Vec::new();
         let names = ["past rate (no head)", "likelihood (no head)"];
         figures.extend(
             plain[task].iter().zip(names).filter(|(plain, _)| plain.samples() > 0).map(|(p, name)| p.figures(name, false)),
         );
-        figures.extend(own.iter().zip(&SETS).map(|(scores, set)| scores.figures(set.name, true)));
+        figures.extend(own.iter().zip(sets).map(|(scores, set)| scores.figures(set.name, true)));
         let count = |all: &[Example]| all.iter().filter(|example| example.classes[task].is_some()).count() as u64;
         reports.push(TaskReport {
             name: asked.name.to_string(),

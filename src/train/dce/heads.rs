@@ -8,7 +8,7 @@ use candle_core::Result as CandleResult;
 use super::autoencoder::softmax;
 use super::data::{Sessions, Task, When};
 use super::gru::tensor;
-use super::moment::{Layout, SETS, key};
+use super::moment::{Layout, key, sets};
 use super::options::DceOptions;
 use super::scores::Scores;
 use crate::train::affine::values;
@@ -107,8 +107,8 @@ impl Norms {
 impl Heads {
     pub(crate) fn new(tasks: &[Task], layout: &Layout, options: &DceOptions, random: &mut Counter) -> Result<Heads> {
         let mut heads = Vec::new();
-        for (task, Task { classes, .. }) in tasks.iter().enumerate() {
-            for set in &SETS {
+        for (task, Task { classes, when, .. }) in tasks.iter().enumerate() {
+            for set in sets(*when) {
                 let lanes = set.lanes(layout);
                 let outputs = if *classes == 2 { 1 } else { *classes };
                 let layer = Layer::new(lanes.len(), outputs, random)?;

@@ -50,8 +50,11 @@ pub(crate) enum Part {
     Sequence,
     Context,
     Surprise,
+    /// Of `Hand`, the likelihood ratio alone.
+    Likelihood,
 }
 
+/// All that lie side by side.
 const PARTS: [Part; 7] = [Part::Time, Part::Last, Part::Mean, Part::Hand, Part::Sequence, Part::Context, Part::Surprise];
 
 impl Layout {
@@ -74,6 +77,7 @@ impl Layout {
             Part::Hand => self.hand(),
             Part::Sequence => self.sequence,
             Part::Context => self.context,
+            Part::Likelihood => 1,
         }
     }
 
@@ -92,6 +96,9 @@ impl Layout {
     }
 
     pub(crate) fn range(&self, part: Part) -> Range<usize> {
+        if part == Part::Likelihood {
+            return self.likelihood()..self.likelihood() + 1;
+        }
         let mut from = 0;
         for other in PARTS {
             let to = from + self.width(other);
@@ -122,7 +129,7 @@ pub(crate) struct FeatureSet {
 }
 
 /// All sets; each head reads the time too.
-pub(crate) const SETS: [FeatureSet; 8] = [
+const SETS: [FeatureSet; 10] = [
     FeatureSet { name: "time only", parts: &[] },
     FeatureSet { name: "last session", parts: &[Part::Last] },
     FeatureSet { name: "decayed mean", parts: &[Part::Mean] },
@@ -131,7 +138,17 @@ pub(crate) const SETS: [FeatureSet; 8] = [
     FeatureSet { name: "DCE without context", parts: &[Part::Last, Part::Sequence] },
     FeatureSet { name: "DCE", parts: &[Part::Last, Part::Sequence, Part::Context, Part::Surprise] },
     FeatureSet { name: "DCE and hand counts", parts: &[Part::Last, Part::Sequence, Part::Context, Part::Surprise, Part::Hand] },
+    FeatureSet { name: "likelihood", parts: &[Part::Likelihood] },
+    FeatureSet { name: "vector and likelihood", parts: &[Part::Last, Part::Sequence, Part::Context, Part::Likelihood] },
 ];
+
+/// Of `SETS`, those that say something at login: the others are of the session's events.
+const AT_LOGIN: usize = 8;
+
+/// The sets that heads read then.
+pub(crate) fn sets(when: When) -> &'static [FeatureSet] {
+    if when == When::Logout { &SETS } else { &SETS[..AT_LOGIN] }
+}
 
 impl FeatureSet {
     /// The lanes of a moment that it reads.
@@ -145,6 +162,9 @@ pub(crate) struct Counted {
     places: HashMap<Key, usize>,
     shares: Vec<f32>,
 }
+
+/// How many events of everybody may be added to a customer's own.
+const WEIGHTS: [f32; 10] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0];
 
 impl Counted {
     pub(crate) fn new<'a>(sessions: impl Iterator<Item = &'a Session>, most: usize) -> Counted {
@@ -169,17 +189,31 @@ impl Counted {
         counts
     }
 
-    /// The mean log of how much likelier the customer makes the session's events than everybody together: naive Bayes, with the
-    /// weight of `PRIOR` events of everybody added to the customer's own.
-    pub(crate) fn likelihood(&self, session: &[f32], past: &[f32]) -> f32 {
-        const PRIOR: f32 = 20.0;
+    /// Of `WEIGHTS`, the one by which customers' pasts make their next sessions likeliest. Takes sessions in order.
+    pub(crate) fn weight<'a>(&self, sessions: impl Iterator<Item = &'a Session>) -> f32 {
+        let (mut pasts, mut sums) = (HashMap::<Key, Vec<f32>>::new(), [0.0f64; WEIGHTS.len()]);
+        for session in sessions {
+            let now = self.count(&session.events);
+            let past = pasts.entry(session.customer).or_insert_with(|| vec![0.0; now.len()]);
+            for (sum, weight) in sums.iter_mut().zip(WEIGHTS) {
+                *sum += f64::from(self.likelihood(&now, past, weight)) * session.events.len() as f64;
+            }
+            past.iter_mut().zip(now).for_each(|(past, now)| *past += now);
+        }
+        let best = sums.into_iter().zip(WEIGHTS).max_by(|a, b| a.0.total_cmp(&b.0));
+        best.map_or(1.0, |(_, weight)| weight)
+    }
+
+    /// The mean log of how much likelier the customer makes the session's events than everybody together: naive Bayes, with so
+    /// many events of everybody added to the customer's own.
+    pub(crate) fn likelihood(&self, session: &[f32], past: &[f32], weight: f32) -> f32 {
         const LEAST: f32 = 1e-5;
         let (total, count) = (past.iter().sum::<f32>(), session.iter().sum::<f32>());
         let parts = session.iter().zip(past).zip(&self.shares).filter(|((now, _), _)| **now > 0.0);
         let sum: f32 = parts
             .map(|((now, past), share)| {
                 let share = share.max(LEAST);
-                now * libm::logf((past + PRIOR * share) / (total + PRIOR) / share)
+                now * libm::logf((past + weight * share) / (total + weight) / share)
             })
             .sum();
         if count > 0.0 { sum / count } else { 0.0 }
@@ -209,26 +243,41 @@ mod tests {
         let all = SETS[7].lanes(&layout);
         assert_eq!(all.len(), layout.moment() - layout.session);
         assert_eq!(SETS[0].lanes(&layout), (0..TIME).collect::<Vec<_>>());
+        assert_eq!(SETS[AT_LOGIN].lanes(&layout)[TIME..], [layout.likelihood()]);
+        assert!(layout.range(Part::Hand).contains(&layout.likelihood()));
+        let of_events = |set: &FeatureSet| set.parts.contains(&Part::Likelihood);
+        assert!(SETS[AT_LOGIN..].iter().all(of_events) && !sets(When::Login).iter().any(of_events));
+    }
+
+    fn session(customer: Key, events: &[Key]) -> Session {
+        let (context, labels) = Default::default();
+        Session { customer, start: 0, end: 0, events: events.to_vec(), context, labels, probe: false }
+    }
+
+    #[test]
+    fn everybody_weighs_the_more_the_less_customers_differ() {
+        let weight = |events: fn(Key) -> [Key; 4]| {
+            let all: Vec<Session> = (0..60).map(|at| session(at % 3, &events(at).map(|event| event % 9))).collect();
+            Counted::new(all.iter(), 9).weight(all.iter())
+        };
+        // Each customer to an event of his own, and all alike.
+        assert_eq!(
+            (weight(|at| [at % 3; 4]), weight(|at| [at / 3, at / 3 + 2, at / 3 + 4, at / 3 + 6])),
+            (WEIGHTS[0], WEIGHTS[9])
+        );
+        let between = weight(|at| [at % 3, at / 3, at / 3 + 2, at / 3 + 4]);
+        assert!(between > WEIGHTS[0] && between < WEIGHTS[9], "{between}");
     }
 
     #[test]
     fn the_likelihood_tells_a_customer_from_another() {
-        let session = |events: &[Key]| Session {
-            customer: 1,
-            start: 0,
-            end: 0,
-            events: events.to_vec(),
-            context: Vec::new(),
-            labels: Vec::new(),
-            probe: false,
-        };
-        let all = [session(&[1, 1, 1, 2]), session(&[2, 2, 3, 9]), session(&[1, 4])];
+        let all = [session(1, &[1, 1, 1, 2]), session(1, &[2, 2, 3, 9]), session(1, &[1, 4])];
         let counted = Counted::new(all.iter(), 2);
         assert_eq!(counted.count(&[1, 2, 3, 4, 9]), [1.0, 1.0, 3.0]);
         let past = [30.0, 1.0, 0.0];
-        let own = counted.likelihood(&counted.count(&[1, 1]), &past);
-        let other = counted.likelihood(&counted.count(&[2, 9]), &past);
+        let own = counted.likelihood(&counted.count(&[1, 1]), &past, 20.0);
+        let other = counted.likelihood(&counted.count(&[2, 9]), &past, 20.0);
         assert!(own > 0.0 && other < 0.0, "{own} {other}");
-        assert_eq!(counted.likelihood(&[0.0; 3], &past), 0.0);
+        assert_eq!(counted.likelihood(&[0.0; 3], &past, 20.0), 0.0);
     }
 }

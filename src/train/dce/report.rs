@@ -94,6 +94,8 @@ pub struct DceReport {
     pub unexplained: Option<f64>,
     /// Half-life of the decayed mean, in days.
     pub half_life_days: Option<f64>,
+    /// How many events of everybody the likelihood adds to a customer's own.
+    pub everybody_weighs: Option<f32>,
     /// By task.
     pub tasks: Vec<TaskReport>,
     /// Rows, by tier.
@@ -132,6 +134,9 @@ impl fmt::Display for DceReport {
         }
         if let Some(days) = self.half_life_days {
             writeln!(f, "decayed mean: half-life {days:.2} days, learned")?;
+        }
+        if let Some(events) = self.everybody_weighs {
+            writeln!(f, "likelihood: everybody weighs as much as {events} events of the customer, learned")?;
         }
         for task in &self.tasks {
             writeln!(f, "{}: learned from {} moments, tried on {} later ones", task.name, task.learned, task.tried)?;

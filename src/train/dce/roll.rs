@@ -26,6 +26,8 @@ pub(crate) struct Frozen<'a> {
     pub(crate) norms: &'a [f32],
     /// A day's decay of the decayed mean.
     pub(crate) decay: f32,
+    /// How many events of everybody the likelihood adds to a customer's own.
+    pub(crate) weight: f32,
 }
 
 pub(crate) struct Roll<'a> {
@@ -261,7 +263,7 @@ impl Known<'_> {
         into.extend(past.sum().iter().zip(&own).map(|(sum, own)| (sum * left + own * one) / weight));
         share(past.counts(), into);
         share(if logout { &now } else { past.last_counts() }, into);
-        into.push(if logout { self.roll.counted.likelihood(&now, past.counts()) } else { 0.0 });
+        into.push(if logout { self.roll.counted.likelihood(&now, past.counts(), self.roll.frozen.weight) } else { 0.0 });
         into.push(libm::log1pf(past.visits()));
         self.outcomes(into);
         into.extend_from_slice(&self.session.context);

@@ -7,7 +7,7 @@ use super::autoencoder::{Autoencoder, Events, Said};
 use super::customer::{CustomerEncoder, Step};
 use super::data::{Session, Sessions};
 use super::heads::{Example, Heads, Norms, examples, rows};
-use super::moment::{Layout, time};
+use super::moment::{Counted, Layout, time};
 use super::options::{DceOptions, Tables};
 use super::plan::{Windows, order, train_sessions};
 use super::report::{DceProgress, DceReport};
@@ -23,7 +23,7 @@ use crate::{Key, Result, Store, UnixSeconds, Update};
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 /// Sessions, or moments, read at once where nothing is learned.
 pub(crate) const CHUNK: usize = 256;
-/// Train sessions from which the decay of the decayed mean is learned.
+/// Train sessions from which the decay of the decayed mean is learned, and the weight of everybody in the likelihood.
 const DECAY_SESSIONS: usize = 20_000;
 
 /// Trains session vectors, customer vectors and heads on `data`, with all rows in `store`; goes on after the store's last commit.
@@ -74,6 +74,7 @@ fn fresh(data: &Sessions, options: &DceOptions, layout: &Layout) -> Result<State
         batches: 0,
         norms: vec![0.0; 2 * options.session],
         decay: 0.0,
+        weight: 0.0,
         rolled: 0,
         said: Said::default(),
         foretold: (0.0, 0),
@@ -259,15 +260,22 @@ impl Job<'_> {
         Ok(())
     }
 
+    fn learn_weight(&mut self) {
+        let train = train_sessions(self.data, self.split);
+        let sessions = || train.iter().map(|at| &self.data.sessions[*at]);
+        self.state.weight = Counted::new(sessions(), self.layout.counted).weight(sessions().take(DECAY_SESSIONS));
+    }
+
     fn roll(&mut self) -> Result<bool> {
         if self.state.step == 0 {
             self.learn_decay()?;
+            self.learn_weight();
         }
         let sessions = self.data.sessions.len();
         while (self.state.step as usize) < sessions {
             // The roll borrows the encoder; it is made anew after each commit, from the data alone.
             let state = &self.state;
-            let frozen = Frozen { encoder: &state.customers, norms: &state.norms, decay: state.decay };
+            let frozen = Frozen { encoder: &state.customers, norms: &state.norms, decay: state.decay, weight: state.weight };
             let mut roll = Roll::new(self.data, &self.tables, &self.layout, frozen, self.split);
             roll.resume(state.step as usize, state.rolled);
             let (mut at, mut rolled, mut batches) = (state.step as usize, state.rolled, 0);

@@ -1,8 +1,8 @@
 //! The state of a job in a commit: from it the job goes on exactly where the committed rows are.
 //!
 //! Layout, little-endian: magic `EMBRKDCE`, version u32, total length u64, the options as text, the input's name, its fingerprint
-//! (32 bytes), the stage u32, batches done in it and in all u64, means and deviations of the session vectors, the decay, the last
-//! moment of the roll, losses of the passes, then the weights with their optimizers: session encoder, customer encoder, heads.
+//! (32 bytes), the stage u32, batches done in it and in all u64, means and deviations of the session vectors, the decay, the weight
+//! of everybody, the last moment of the roll, losses of the passes, then the weights with their optimizers: session encoder, customer encoder, heads.
 #![forbid(unsafe_code)]
 
 use super::autoencoder::{Autoencoder, Said};
@@ -12,7 +12,7 @@ use crate::train::bytes::damaged;
 use crate::train::state::Head;
 use crate::{Error, Result, UnixSeconds};
 
-const HEAD: Head = Head { magic: *b"EMBRKDCE", version: 1, writer: "train dce" };
+const HEAD: Head = Head { magic: *b"EMBRKDCE", version: 2, writer: "train dce" };
 
 /// What a job is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -53,6 +53,8 @@ pub(crate) struct State {
     pub(crate) norms: Vec<f32>,
     /// A day's decay of the decayed mean.
     pub(crate) decay: f32,
+    /// How many events of everybody the likelihood adds to a customer's own.
+    pub(crate) weight: f32,
     /// When the last batch of the roll began: labels known by then are counted.
     pub(crate) rolled: UnixSeconds,
     /// What the session encoder said in its current pass.
@@ -71,7 +73,7 @@ impl State {
         out.u64(self.step);
         out.u64(self.batches);
         out.f32s(&self.norms);
-        out.f32s(&[self.decay]);
+        out.f32s(&[self.decay, self.weight]);
         out.u32(self.rolled);
         out.f64(self.said.loss);
         out.u64(self.said.right);
@@ -95,9 +97,9 @@ impl State {
         self.step = reader.u64()?;
         self.batches = reader.u64()?;
         reader.f32s(&mut self.norms)?;
-        let mut decay = [0.0];
-        reader.f32s(&mut decay)?;
-        self.decay = decay[0];
+        let mut learned = [0.0; 2];
+        reader.f32s(&mut learned)?;
+        [self.decay, self.weight] = learned;
         self.rolled = reader.u32()?;
         self.said = Said { loss: reader.f64()?, right: reader.u64()?, events: reader.u64()? };
         self.foretold = (reader.f64()?, reader.u64()?);

@@ -53,7 +53,7 @@ fn a_job_resumed_in_a_tenth_of_its_rows_ends_with_the_bits_of_one_never_interrup
     let store = open(&whole, 1_000_000);
     let report = train(&store, &data, &options());
     assert!(report.stage == Stage::Done && report.rows.cold == 0, "{report}");
-    assert_eq!(report.tasks.iter().map(|task| task.figures.len()).collect::<Vec<_>>(), [8, 10, 10]);
+    assert_eq!(report.tasks.iter().map(|task| task.figures.len()).collect::<Vec<_>>(), [8, 12, 12]);
     println!("{report}");
     let tenth = report.rows.total as usize / 10;
     let mut stages = Vec::new();

@@ -109,6 +109,7 @@ impl From<&DceReport> for Ended {
             ("seconds of this run", Some(format!("{:.1}", report.seconds))),
             ("variance of the next session left unexplained", four(report.unexplained)),
             ("half-life of the decayed mean, days", report.half_life_days.map(|days| format!("{days:.2}"))),
+            ("weight of everybody in the likelihood, events", report.everybody_weighs.map(|events| events.to_string())),
             ("dense weights", Some(report.dense_weights.to_string())),
             ("last commit", report.commit.clone()),
         ]);
