@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::Operation;
 use crate::draw::Draw;
+use crate::run::Operation;
 use crate::workload::{Distribution, key_of, value_of};
 
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -27,6 +27,9 @@ pub(crate) struct Site {
     pub(crate) budget: usize,
     pub(crate) callers: usize,
     pub(crate) keep: bool,
+    /// The directory that this process only fills, for another that measures.
+    #[allow(dead_code, reason = "the peers fill so")]
+    pub(crate) fill: Option<PathBuf>,
 }
 
 /// Waits until what filling left to do in the background is done, or a minute.
@@ -47,7 +50,7 @@ pub(crate) fn settle() -> Result<(), Failure> {
 
 /// Keeps rows by key.
 pub(crate) trait Candidate: Sync {
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
     /// Reads the rows of keys. A key may come several times.
     fn lookup(&self, keys: &[u64], out: &mut [f32]) -> Result<(), Failure>;
@@ -87,13 +90,22 @@ pub(crate) fn fill(site: &Site, mut put: impl FnMut(&[u64], &[f32]) -> Result<()
     Ok(())
 }
 
+/// Updates of each row so far.
+pub(crate) struct Counts(Vec<AtomicU32>);
+
+impl Counts {
+    /// None yet; its memory is touched at once.
+    pub(crate) fn new(site: &Site) -> Counts {
+        Counts((0..site.rows).map(|_| AtomicU32::new(0)).collect())
+    }
+}
+
 /// A run of one candidate.
 pub(crate) struct Drive<'a> {
     site: &'a Site,
     candidate: &'a dyn Candidate,
     batch: usize,
-    /// Updates of each row so far.
-    updates: Vec<AtomicU32>,
+    updates: Counts,
     phase: u64,
 }
 
@@ -104,8 +116,7 @@ struct Batch {
 }
 
 impl<'a> Drive<'a> {
-    pub(crate) fn new(site: &'a Site, candidate: &'a dyn Candidate, batch: usize) -> Drive<'a> {
-        let updates = (0..site.rows).map(|_| AtomicU32::new(0)).collect();
+    pub(crate) fn new(site: &'a Site, candidate: &'a dyn Candidate, batch: usize, updates: Counts) -> Drive<'a> {
         Drive { site, candidate, batch, updates, phase: 0 }
     }
 
@@ -194,7 +205,7 @@ impl<'a> Drive<'a> {
     }
 
     fn count(&self, row: u64) {
-        self.updates[row as usize].fetch_add(1, Ordering::Relaxed);
+        self.updates.0[row as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     fn draw(&self, draw: &mut Draw) -> Batch {
@@ -204,7 +215,7 @@ impl<'a> Drive<'a> {
 
     fn compare(&self, batch: &Batch, out: &[f32]) -> Result<(), Failure> {
         for (&row, found) in batch.rows.iter().zip(out.chunks_exact(self.site.dim)) {
-            let expected = value_of(row) + self.updates[row as usize].load(Ordering::Relaxed) as f32;
+            let expected = value_of(row) + self.updates.0[row as usize].load(Ordering::Relaxed) as f32;
             if found.iter().fold(false, |odd, &value| odd | (value != expected)) {
                 return Err(format!("row {row}: expected {expected}, found {found:?}").into());
             }

@@ -71,7 +71,7 @@ impl InStore {
 }
 
 impl Candidate for InStore {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         self.name
     }
 

@@ -78,7 +78,7 @@ impl Mapped {
 }
 
 impl Candidate for Mapped {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         if self.threads == 1 { "plain mapping" } else { "plain mapping, 32 threads" }
     }
 

@@ -125,7 +125,7 @@ fn sorted(keys: &[u64]) -> Vec<(u64, u32)> {
 }
 
 impl Candidate for Rocks {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         if self.threads == 1 { "RocksDB" } else { "RocksDB, 32 threads" }
     }
 

@@ -1,24 +1,24 @@
-//! fjall: a log-structured merge tree. One write batch a batch, its journal not synced; all in its cache, compacted once filled.
+//! fjall: a log-structured merge tree. One write batch a batch, its journal not synced; compacted once filled.
 #![forbid(unsafe_code)]
+
+use std::path::Path;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
 
-use crate::bench::candidate::{Built, Failure};
-use crate::bench::workload::Site;
-use crate::on_disk::{ByteStore, changed, fill};
+use crate::byte_store::{ByteStore, Failure, changed};
 
-struct Fjall {
+pub(crate) struct Fjall {
     rows: Keyspace,
     db: Database,
 }
 
-pub(crate) fn build(site: &Site) -> Built {
-    fill(site, |dir, bytes| {
-        let cache = bytes as u64 * 2 + (64 << 20);
-        let db = Database::builder(dir).cache_size(cache).manual_journal_persist(true).open()?;
-        let rows = db.keyspace("rows", || KeyspaceCreateOptions::default().max_memtable_size(128 << 20))?;
+impl Fjall {
+    /// Opens a database with a cache of so many bytes, or makes it with these options, which stay with it.
+    pub(crate) fn open(dir: &Path, cache: usize, options: KeyspaceCreateOptions) -> Result<Fjall, Failure> {
+        let db = Database::builder(dir).cache_size(cache as u64).manual_journal_persist(true).open()?;
+        let rows = db.keyspace("rows", || options)?;
         Ok(Fjall { rows, db })
-    })
+    }
 }
 
 impl ByteStore for Fjall {

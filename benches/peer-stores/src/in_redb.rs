@@ -1,24 +1,22 @@
-//! redb: a copy-on-write B-tree. One transaction a batch, not synced; all in its cache.
+//! redb: a copy-on-write B-tree. One transaction a batch, not synced.
 #![forbid(unsafe_code)]
+
+use std::path::Path;
 
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
-use crate::bench::candidate::{Built, Failure};
-use crate::bench::workload::Site;
-use crate::on_disk::{ByteStore, changed, fill};
+use crate::byte_store::{ByteStore, Failure, changed};
 
 const ROWS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("rows");
 
-struct Redb(Database);
-
-pub(crate) fn build(site: &Site) -> Built {
-    fill(site, |dir, bytes| {
-        let cache = bytes * 4 + (256 << 20);
-        Ok(Redb(Database::builder().set_cache_size(cache).create(dir.join("rows.redb"))?))
-    })
-}
+pub(crate) struct Redb(Database);
 
 impl Redb {
+    /// Opens or makes a database with a cache of so many bytes.
+    pub(crate) fn open(dir: &Path, cache: usize) -> Result<Redb, Failure> {
+        Ok(Redb(Database::builder().set_cache_size(cache).create(dir.join("rows.redb"))?))
+    }
+
     fn write(&self) -> Result<WriteTransaction, Failure> {
         let mut transaction = self.0.begin_write()?;
         transaction.set_durability(Durability::None)?;

@@ -5,6 +5,7 @@
 #[path = "../../../src/bin/embedrock/bench/mod.rs"]
 #[allow(dead_code, reason = "shared with the command line, which needs more of it")]
 mod bench;
+mod byte_store;
 mod chart;
 mod in_dashmap;
 mod in_fjall;
@@ -75,8 +76,8 @@ fn measure(cli: &Cli) -> Result<Value, Box<dyn Error>> {
         in_dashmap::build,
         #[cfg(feature = "rocksdb")]
         rocks::build,
-        in_redb::build,
-        in_fjall::build,
+        on_disk::redb,
+        on_disk::fjall,
     ];
     let mut figures = Vec::new();
     let mut results = Value::Null;

@@ -1,36 +1,25 @@
-//! Stores that keep rows as bytes under sorted keys: the keys of a batch are sorted and read once, gradients summed first.
+//! A byte store as a candidate: gradients of a key are summed first. All in its cache.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Instant;
 
-use crate::bench::candidate::{Built, Candidate, Failure};
+use fjall::KeyspaceCreateOptions;
+
+use crate::bench::candidate::{Built, Candidate};
 use crate::bench::workload::{Batch, Site, adagrad, all_rows, initial_state, value_of};
+use crate::byte_store::{ByteStore, Distinct, Failure, Temporary, read};
+use crate::in_fjall::Fjall;
+use crate::in_redb::Redb;
 
-/// Keys come in ascending order, each once.
-pub(crate) trait ByteStore: Sync {
-    const NAME: &'static str;
-
-    /// Writes rows of `lanes` f32s.
-    fn put(&self, keys: &[u64], rows: &[f32], lanes: usize) -> Result<(), Failure>;
-
-    /// Visits the rows that are there, by the place of their key.
-    fn get(&self, keys: &[u64], visit: &mut dyn FnMut(usize, &[u8])) -> Result<(), Failure>;
-
-    /// Reads, changes and writes the row of each key.
-    fn change(&self, keys: &[u64], lanes: usize, change: &mut dyn FnMut(usize, &mut [f32])) -> Result<(), Failure>;
-
-    /// Called once all rows are in.
-    fn settle(&mut self) -> Result<(), Failure>;
+pub(crate) fn redb(site: &Site) -> Built {
+    fill(site, |dir, bytes| Redb::open(dir, bytes * 4 + (256 << 20)))
 }
 
-/// Removed when dropped.
-pub(crate) struct Temporary(pub(crate) PathBuf);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+pub(crate) fn fjall(site: &Site) -> Built {
+    fill(site, |dir, bytes| {
+        Fjall::open(dir, bytes * 2 + (64 << 20), KeyspaceCreateOptions::default().max_memtable_size(128 << 20))
+    })
 }
 
 struct OnDisk<S> {
@@ -41,37 +30,8 @@ struct OnDisk<S> {
     _dir: Temporary,
 }
 
-/// The distinct keys of a batch in ascending order, and where each stands.
-struct Distinct {
-    keys: Vec<u64>,
-    /// The first position of each key among `positions`, and their number.
-    starts: Vec<usize>,
-    positions: Vec<usize>,
-}
-
-impl Distinct {
-    fn of(keys: &[u64]) -> Distinct {
-        let mut order: Vec<(u64, usize)> = keys.iter().copied().zip(0..).collect();
-        order.sort_unstable();
-        let mut distinct = Distinct { keys: Vec::new(), starts: Vec::new(), positions: Vec::with_capacity(keys.len()) };
-        for (key, position) in order {
-            if distinct.keys.last() != Some(&key) {
-                distinct.keys.push(key);
-                distinct.starts.push(distinct.positions.len());
-            }
-            distinct.positions.push(position);
-        }
-        distinct.starts.push(keys.len());
-        distinct
-    }
-
-    fn positions(&self, at: usize) -> &[usize] {
-        &self.positions[self.starts[at]..self.starts[at + 1]]
-    }
-}
-
 /// Puts all rows of a site into a new store. `open` gets its directory and the bytes of all rows.
-pub(crate) fn fill<S: ByteStore + 'static>(site: &Site, open: impl Fn(&std::path::Path, usize) -> Result<S, Failure>) -> Built {
+fn fill<S: ByteStore + 'static>(site: &Site, open: impl Fn(&Path, usize) -> Result<S, Failure>) -> Built {
     let (dim, lanes) = (site.dim, site.lanes());
     let dir = Temporary(site.dir.join(format!("embedrock-bench-{}-{}", S::NAME, std::process::id())));
     std::fs::create_dir_all(&dir.0)?;
@@ -91,19 +51,6 @@ pub(crate) fn fill<S: ByteStore + 'static>(site: &Site, open: impl Fn(&std::path
     }
     store.settle()?;
     Ok(Some((Box::new(OnDisk { store, dim, lanes, _dir: dir }), seconds)))
-}
-
-/// The first f32s of a row.
-fn read(bytes: &[u8], out: &mut [f32]) {
-    let length = size_of_val(out);
-    bytemuck::cast_slice_mut::<f32, u8>(out).copy_from_slice(&bytes[..length]);
-}
-
-/// A row of f32s, changed.
-pub(crate) fn changed(bytes: &[u8], row: &mut [f32], change: impl FnOnce(&mut [f32])) -> Vec<u8> {
-    read(bytes, row);
-    change(row);
-    bytemuck::cast_slice(row).to_vec()
 }
 
 impl<S: ByteStore> Candidate for OnDisk<S> {
