@@ -78,7 +78,7 @@ const UNORDERED: &[&str] = &[
     "src/fs/scratch.rs",
     "src/slab/chunk.rs",
     "src/cold/readers.rs",
-    "src/cold/rocks.rs",
+    "src/cold/rocks",
     "src/cold/twin.rs",
     "src/train/",
     "src/bin/",

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use embedrock::{Initializer, Optimizer, Store, StoreOptions, Table, TableSchema, TableStats, Update};
@@ -98,4 +99,45 @@ fn lookups_of_more_rows_than_fit_read_them_all_and_keep_the_cap() {
         check(&table, &(0..ROWS).collect::<Vec<_>>());
         assert!(stats(&store).hot_rows <= 64, "{:?}", stats(&store));
     }
+}
+
+#[test]
+fn each_row_is_visited_once_while_rows_move() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(mostly_cold(dir.path()));
+    let store = Store::open(dir.path(), options().hot_rows(ROWS as usize / 8)).unwrap();
+    let table = store.table("t").unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        for seed in 0..2u64 {
+            let (table, done) = (&table, &done);
+            threads.spawn(move || {
+                let mut at = seed;
+                while !done.load(Ordering::Relaxed) {
+                    let keys: Vec<u64> = (0..100).map(|i| (at * 7919 + i * 31) % ROWS).collect();
+                    at += 2;
+                    match at % 4 {
+                        0 | 1 => table.apply_gradients(&keys, &vec![0.0; keys.len() * DIM], &Update::at(1)).unwrap(),
+                        _ => check(table, &keys),
+                    }
+                }
+            });
+        }
+        for walk in 0..40 {
+            let mut seen = vec![0u32; ROWS as usize];
+            let visited = table.for_each_row(|key, _, row, _| {
+                seen[key as usize] += if row == [key as f32; DIM] { 1 } else { 100 };
+                Ok(())
+            });
+            // The others stop before anything here panics.
+            done.store(walk == 39 || visited.is_err() || seen.iter().any(|&times| times != 1), Ordering::Relaxed);
+            visited.unwrap();
+            assert!(
+                seen.iter().all(|&times| times == 1),
+                "walk {walk}: {:?}",
+                seen.iter().enumerate().find(|(_, times)| **times != 1)
+            );
+        }
+    });
+    assert!(stats(&store).promoted > ROWS, "{:?}", stats(&store));
 }

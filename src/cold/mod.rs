@@ -5,6 +5,8 @@
 //! | `mod.rs` | [`ColdTier`], [`ColdBatch`], the shape of a value |
 //! | `rocks.rs` | RocksDB (feature `rocksdb`): options, reads, writes, checkpoints, errors |
 //! | `readers.rs` | (feature `rocksdb`) threads that keep many reads in flight |
+//! | `rocks/walk.rs` | (feature `rocksdb`) rows of one moment, one after the other |
+//! | `rocks/reclaim.rs` | (feature `rocksdb`) what of a table its compactions drop |
 //! | `link.rs` | (feature `rocksdb`) a fresh live directory from the untrusted files of a checkpoint |
 //! | `twin.rs` | the twin: what RocksDB loses, when it filters, how it fails |
 //! | `rows.rs` | the file of the twin's checkpoint |
@@ -17,7 +19,7 @@
 //! moment: the engine filters expired rows on every read as well.
 #![forbid(unsafe_code)]
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 
 use crate::error::Result;
@@ -60,8 +62,9 @@ pub(crate) trait ColdTier: Send + Sync {
     /// Applies all of a batch or nothing; not durable before a checkpoint.
     fn write(&self, table: TableId, batch: &ColdBatch) -> Result<()>;
 
-    /// Visits every row of one moment, ascending by mixed key; stops at the visitor's error and returns it.
-    fn scan(&self, table: TableId, visit: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()>;
+    /// The rows of this moment whose mixed keys are in a range, ascending; what is written later is not among them. Nothing is read
+    /// from disk before the first.
+    fn rows(&self, table: TableId, mixed: RangeInclusive<u64>) -> Result<Box<dyn ColdRows + '_>>;
 
     /// Writes everything to `dir`, which must not exist, by hard links where possible; durable when it returns.
     /// Each table is of one moment, no older than the call. After an error `dir` may exist, incomplete.
@@ -78,6 +81,12 @@ pub(crate) trait ColdTier: Send + Sync {
 
     /// The bytes of files held.
     fn disk_bytes(&self) -> u64;
+}
+
+/// Rows of one moment of a table, one after the other.
+pub(crate) trait ColdRows {
+    /// The next mixed key and its value; nothing after the last.
+    fn next(&mut self) -> Result<Option<(u64, &[u8])>>;
 }
 
 /// Puts and deletes to apply together; of two for one key the later wins.

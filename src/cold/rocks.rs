@@ -9,14 +9,18 @@
 //! *them* out too, and every lookup would read its partitions again. They go first in the cache, data blocks last.
 #![forbid(unsafe_code)]
 
+mod reclaim;
+mod walk;
+
+use reclaim::{Filters, Horizon};
+use walk::Walk;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::CStr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rocksdb::checkpoint::Checkpoint;
-use rocksdb::compaction_filter::{CompactionFilter, Decision};
-use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ChecksumType, ColumnFamilyDescriptor, DBCompactionStyle, DBCompressionType,
     DBWithThreadMode, ErrorKind, LogLevel, MultiThreaded, Options, ReadOptions, UniversalCompactOptions, WriteBatch,
@@ -24,10 +28,10 @@ use rocksdb::{
 };
 
 use crate::cold::readers::Readers;
-use crate::cold::{ColdBatch, ColdTier, TIME_BYTES, link, time_of};
+use crate::cold::{ColdBatch, ColdRows, ColdTier, TIME_BYTES, link};
 use crate::error::{Error, Result};
 use crate::expiry::Horizons;
-use crate::types::{TableId, unmix};
+use crate::types::TableId;
 
 /// The least memory RocksDB runs in.
 pub(crate) const MIN_MEMORY: usize = 8 << 20;
@@ -262,19 +266,8 @@ impl ColdTier for RocksCold {
         self.files.db.write_opt(operations, &options).map_err(|error| self.files.translate("write", error))
     }
 
-    fn scan(&self, table: TableId, visit: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
-        let family = self.files.family("scan", table)?;
-        let mut rows = self.files.db.raw_iterator_cf_opt(&family, read_options(false));
-        rows.seek_to_first();
-        while let Some((key, value)) = rows.item() {
-            let key = <[u8; 8]>::try_from(key).map_err(|_| self.files.odd(table, "a key that is not 8 bytes long"))?;
-            if value.len() < TIME_BYTES {
-                return Err(self.files.odd(table, "a value too short for a time"));
-            }
-            visit(u64::from_be_bytes(key), value)?;
-            rows.next();
-        }
-        rows.status().map_err(|error| self.files.translate("scan", error))
+    fn rows(&self, table: TableId, mixed: RangeInclusive<u64>) -> Result<Box<dyn ColdRows + '_>> {
+        Ok(Box::new(Walk::new(&self.files, table, mixed)?))
     }
 
     fn checkpoint(&self, dir: &Path) -> Result<()> {
@@ -388,50 +381,6 @@ fn read_options(fill_cache: bool) -> ReadOptions {
     options.set_verify_checksums(true);
     options.fill_cache(fill_cache);
     options
-}
-
-/// What of a table is expired by now.
-#[derive(Default)]
-struct Horizon(Mutex<Arc<Horizons>>);
-
-impl Horizon {
-    fn set(&self, horizons: Horizons) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if **known != horizons {
-            *known = Arc::new(horizons);
-        }
-    }
-
-    fn get(&self) -> Arc<Horizons> {
-        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// Makes the filters of one table's compactions.
-struct Filters(Arc<Horizon>);
-
-/// Drops what was expired when its compaction began.
-struct Expiry(Arc<Horizons>);
-
-impl CompactionFilterFactory for Filters {
-    type Filter = Expiry;
-    fn create(&mut self, _context: CompactionFilterContext) -> Expiry {
-        Expiry(self.0.get())
-    }
-    fn name(&self) -> &CStr {
-        c"embedrock.expiry"
-    }
-}
-
-impl CompactionFilter for Expiry {
-    fn filter(&mut self, _level: u32, key: &[u8], value: &[u8]) -> Decision {
-        let key = key.first_chunk().map(|key| unmix(u64::from_be_bytes(*key)));
-        let gone = key.zip(time_of(value)).is_some_and(|(key, time)| self.0.passed(key, time));
-        if gone { Decision::Remove } else { Decision::Keep }
-    }
-    fn name(&self) -> &CStr {
-        c"embedrock.expiry"
-    }
 }
 
 fn name_of(table: TableId) -> String {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::twin::{TwinCold, TwinFaults, TwinOptions};
-use super::{ColdBatch, ColdTier};
+use super::{ColdBatch, ColdRows, ColdTier};
 use crate::error::{Error, Result};
 use crate::expiry::Horizons;
 use crate::types::{TableId, mix};
@@ -59,13 +59,16 @@ fn get(cold: &dyn ColdTier, keys: &[u64]) -> Vec<Option<Vec<u8>>> {
 }
 
 fn all(cold: &dyn ColdTier) -> Vec<(u64, Vec<u8>)> {
-    let mut out = Vec::new();
-    cold.scan(T, &mut |key, value| {
-        out.push((key, value.to_vec()));
-        Ok(())
-    })
-    .unwrap();
+    let out = walked(&mut *cold.rows(T, 0..=u64::MAX).unwrap());
     assert!(out.is_sorted_by(|a, b| a.0 < b.0));
+    out
+}
+
+fn walked(rows: &mut dyn ColdRows) -> Vec<(u64, Vec<u8>)> {
+    let mut out = Vec::new();
+    while let Some((key, value)) = rows.next().unwrap() {
+        out.push((key, value.to_vec()));
+    }
     out
 }
 
@@ -106,11 +109,15 @@ fn rows_come_and_go() {
         batch.put(3, 1, b"wrong length");
         assert!(matches!(cold.write(T, &batch), Err(Error::Cold { .. })));
         assert_eq!(get(&*cold, &[2, 3]), [None, None]);
-        let stop = cold.scan(T, &mut |_, _| Err(Error::ForkedChild));
-        assert!(matches!(stop, Err(Error::ForkedChild)));
+        let mut before = cold.rows(T, 1..=u64::MAX - 1).unwrap();
+        put(&*cold, &[(255, 1), (256, 2)]);
+        assert_eq!(walked(&mut *before), [(256, value(256, 1))]);
+        drop(before);
+        assert_eq!(walked(&mut *cold.rows(T, 255..=256).unwrap()), [(255, value(255, 1)), (256, value(256, 2))]);
+        assert_eq!(walked(&mut *cold.rows(T, 257..=u64::MAX).unwrap()), [(u64::MAX, value(u64::MAX, 9))]);
         cold.drop_table(T).unwrap();
         cold.drop_table(T).unwrap();
-        assert!(cold.scan(T, &mut |_, _| Ok(())).is_err());
+        assert!(cold.rows(T, 0..=u64::MAX).is_err());
         cold.create_table(T, 20).unwrap();
         assert!(all(&*cold).is_empty());
     });
@@ -235,7 +242,12 @@ fn damaged_checkpoints_are_refused() {
         put(&*cold, &(0..3000).map(|key| (key, 1)).collect::<Vec<_>>());
         cold.checkpoint(&base).unwrap();
         drop(cold);
-        let read = |from: &Path| open(&live, Some(from)).and_then(|cold| cold.scan(T, &mut |_, _| Ok(())));
+        let read = |from: &Path| {
+            let cold = open(&live, Some(from))?;
+            let mut rows = cold.rows(T, 0..=u64::MAX)?;
+            while rows.next()?.is_some() {}
+            Ok::<_, Error>(())
+        };
         read(&base).unwrap();
         let copy = dir.join("copy");
         for name in fs::read_dir(&base).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()) {

@@ -4,12 +4,13 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use crate::cold::rows::{self, Rows, Writer};
-use crate::cold::{ColdBatch, ColdTier, time_of};
+use crate::cold::{ColdBatch, ColdRows, ColdTier, time_of};
 use crate::error::{Error, Result};
 use crate::expiry::Horizons;
 use crate::fs::Fs;
@@ -141,6 +142,19 @@ fn missing(action: &'static str, table: TableId) -> Error {
     Error::Cold { action, message: format!("there is no cold table {}", table.0) }
 }
 
+/// A copy of the rows of a moment.
+struct Walk {
+    rows: std::vec::IntoIter<(u64, Box<[u8]>)>,
+    here: Option<(u64, Box<[u8]>)>,
+}
+
+impl ColdRows for Walk {
+    fn next(&mut self) -> Result<Option<(u64, &[u8])>> {
+        self.here = self.rows.next();
+        Ok(self.here.as_ref().map(|(mixed, value)| (*mixed, value.as_ref())))
+    }
+}
+
 impl ColdTier for TwinCold {
     fn create_table(&self, table: TableId, value_bytes: usize) -> Result<()> {
         let mut state = self.operate();
@@ -203,23 +217,22 @@ impl ColdTier for TwinCold {
         Ok(())
     }
 
-    fn scan(&self, table: TableId, visit: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
-        let rows: Vec<(u64, Box<[u8]>)> = {
-            let state = self.operate();
-            if strikes(&self.options.faults.read) {
-                return Err(injected("scan"));
-            }
-            let table = state.tables.get(&table).ok_or_else(|| missing("scan", table))?;
-            let mut merged: BTreeMap<u64, &[u8]> = table.flushed.iter().map(|(key, value)| (*key, value.as_ref())).collect();
-            for (key, newest) in &table.memtable {
-                match newest {
-                    Some(value) => merged.insert(*key, value),
-                    None => merged.remove(key),
-                };
-            }
-            merged.into_iter().map(|(key, value)| (key, Box::from(value))).collect()
-        };
-        rows.iter().try_for_each(|(key, value)| visit(*key, value))
+    fn rows(&self, table: TableId, mixed: RangeInclusive<u64>) -> Result<Box<dyn ColdRows + '_>> {
+        let state = self.operate();
+        if strikes(&self.options.faults.read) {
+            return Err(injected("scan"));
+        }
+        let table = state.tables.get(&table).ok_or_else(|| missing("scan", table))?;
+        let mut merged: BTreeMap<u64, &[u8]> =
+            table.flushed.range(mixed.clone()).map(|(key, value)| (*key, value.as_ref())).collect();
+        for (key, newest) in table.memtable.range(mixed) {
+            match newest {
+                Some(value) => merged.insert(*key, value),
+                None => merged.remove(key),
+            };
+        }
+        let rows: Vec<(u64, Box<[u8]>)> = merged.into_iter().map(|(key, value)| (key, Box::from(value))).collect();
+        Ok(Box::new(Walk { rows: rows.into_iter(), here: None }))
     }
 
     fn checkpoint(&self, dir: &Path) -> Result<()> {

@@ -101,13 +101,14 @@ pub(crate) fn load_cold(fs: &dyn Fs, dir: &Path, base: &Manifest, cold: &dyn Col
     for table in into.catalog.tables() {
         let Some(layout) = into.catalog.layout(table.id) else { continue };
         let (logged, mut image) = (layout.logged.lanes(), Vec::new());
-        cold.scan(table.id, &mut |mixed, value| {
+        let mut rows = cold.rows(table.id, 0..=u64::MAX)?;
+        while let Some((mixed, value)) = rows.next()? {
             let key = unmix(mixed);
             let (time, lanes) = split_cold(value, logged).ok_or_else(|| misfit(key, value.len(), logged))?;
             image.clear();
             layout.push((key, time), lanes, &mut image);
-            into.loader.rows(&table, &image)
-        })?;
+            into.loader.rows(&table, &image)?;
+        }
     }
     into.loader.finish()
 }

@@ -26,6 +26,8 @@ pub(crate) use plan::Plan;
 pub(crate) use values::Values;
 pub(crate) use view::View;
 
+use std::ops::RangeInclusive;
+
 use crate::admission::{Counts, SlidingFilter};
 use crate::cold::{ColdBatch, ColdTier};
 use crate::context::Context;
@@ -56,7 +58,7 @@ impl Env<'_> {
         &*self.context.cold
     }
 
-    fn may_be_cold(&self) -> bool {
+    pub(crate) fn may_be_cold(&self) -> bool {
         self.has_cold.load(std::sync::atomic::Ordering::Acquire)
     }
 
@@ -121,6 +123,12 @@ pub(crate) struct Shard {
 #[inline(always)]
 pub(crate) fn shard_of(mixed: u64, shards: usize) -> usize {
     (((mixed >> 32) * shards as u64) >> 32) as usize
+}
+
+/// The mixed keys of a shard.
+pub(crate) fn range_of(shard: usize, shards: usize) -> RangeInclusive<u64> {
+    let from = |shard: usize| (((shard as u64) << 32).div_ceil(shards as u64)) << 32;
+    from(shard)..=if shard + 1 == shards { u64::MAX } else { from(shard + 1) - 1 }
 }
 
 impl Shard {

@@ -15,6 +15,7 @@ mod prefetch;
 mod promote;
 mod served;
 mod update;
+mod walk;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -30,10 +31,10 @@ use crate::admission::SlidingFilter;
 use crate::context::{Context, read, write};
 use crate::error::{Error, Result};
 use crate::schema::TableSchema;
-use crate::shard::{Counters, Env, Plan, Shard, misfit, shard_of, split_cold};
+use crate::shard::{Counters, Env, Plan, Shard, shard_of};
 use crate::sync::atomic::{AtomicBool, AtomicU32};
 use crate::sync::{Mutex, RwLock};
-use crate::types::{Key, TableId, UnixSeconds, mix, unmix};
+use crate::types::{Key, TableId, mix};
 
 /// Bytes of a slab's chunk: small tables in small budgets take small ones.
 const MIN_CHUNK_BYTES: usize = 64 << 10;
@@ -99,9 +100,6 @@ impl Drop for TableInner {
         self.context.budget.release(self.filter_bytes());
     }
 }
-
-/// Takes a row's key, time and lanes.
-type RowVisitor<'a> = dyn FnMut(Key, UnixSeconds, &[f32]) -> Result<()> + 'a;
 
 impl TableInner {
     pub(crate) fn new(id: TableId, schema: TableSchema, context: Arc<Context>, shards: usize) -> Result<TableInner> {
@@ -211,31 +209,6 @@ impl TableInner {
             self.context.sweeps.wake();
         }
     }
-
-    /// Visits every live row of both tiers once: key, time, lanes.
-    pub(crate) fn for_each(&self, visit: &mut RowVisitor<'_>) -> Result<()> {
-        let _still = write(&self.moves);
-        let (schema, clock) = (self.schema(), self.context.now());
-        for shard in &self.shards {
-            for (key, meta, lanes) in read(shard).iter() {
-                if !meta.has(crate::slab::TOMBSTONE) && !schema.lifetimes().expired(key, meta.time, clock) {
-                    visit(key, meta.time, lanes)?;
-                }
-            }
-        }
-        let mut lanes = vec![0f32; schema.lanes()];
-        self.context.cold.scan(self.id, &mut |mixed, value| {
-            let key = unmix(mixed);
-            let Some((time, bytes)) = split_cold(value, lanes.len()) else {
-                return Err(misfit(key, value.len(), lanes.len()));
-            };
-            if schema.lifetimes().expired(key, time, clock) || read(self.shard(key)).get(key).is_some() {
-                return Ok(());
-            }
-            crate::shard::read_lanes(bytes, &mut lanes);
-            visit(key, time, &lanes)
-        })
-    }
 }
 
 impl Table {
@@ -262,35 +235,6 @@ impl Table {
     /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// Visits every live row once, hot and cold, in no particular order: key, event time, embedding, optimizer state.
-    ///
-    /// Rows that other threads change meanwhile are visited in one of their states. Cost: reads every row; a shard's hot rows are
-    /// visited under its lock, so the visitor must not call the table.
-    ///
-    /// ```
-    /// use embedrock::{Optimizer, Store, StoreOptions, TableSchema, Update};
-    /// # let dir = std::env::temp_dir().join(format!("embedrock-doc-rows-{}", std::process::id()));
-    /// let store = Store::open(&dir, StoreOptions::default())?;
-    /// let users = store.create_table(TableSchema::new("user", 2).optimizer(Optimizer::adagrad(0.1).initial_accumulator(0.5)))?;
-    /// users.assign(&[7], &[1.0, 2.0], &Update::at(1_700_000_000))?;
-    /// users.for_each_row(|key, time, embedding, state| {
-    ///     assert_eq!((key, time), (7, 1_700_000_000));
-    ///     assert_eq!((embedding, state), (&[1.0, 2.0][..], &[0.5, 0.5][..]));
-    ///     Ok(())
-    /// })?;
-    /// # drop((users, store)); std::fs::remove_dir_all(&dir).unwrap();
-    /// # Ok::<(), embedrock::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// The visitor's first error, at which it stops; a failing cold tier; [`Error::TableDropped`].
-    pub fn for_each_row(&self, mut visit: impl FnMut(Key, UnixSeconds, &[f32], &[f32]) -> Result<()>) -> Result<()> {
-        self.inner.check()?;
-        let schema = self.inner.schema();
-        self.inner
-            .for_each(&mut |key, time, lanes| visit(key, time, &schema.embedding(lanes), &lanes[schema.embedding_lanes()..]))
     }
 }
 
