@@ -9,7 +9,7 @@ use crate::clock::Clock;
 use crate::cold::ColdTier;
 use crate::crew::Crew;
 use crate::error::{Error, Result};
-use crate::fs::Scratch;
+use crate::fs::{LockGuard, Scratch};
 use crate::queue::Queue;
 use crate::slab::Backing;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
@@ -255,8 +255,10 @@ pub(crate) struct Context {
     pub(crate) poison: Arc<OnceLock<String>>,
     /// The store's directory, where it was opened to be read only.
     pub(crate) read_only: Option<PathBuf>,
-    /// Where the cold tier is then. The last field: it outlives the cold tier.
+    /// Where the cold tier is then. One of the last fields: it outlives the cold tier.
     pub(crate) _scratch: Option<Arc<Scratch>>,
+    /// The lock of the directory that the cold tier is in else: as long as a table is held, its store is not let go of.
+    pub(crate) _lock: Option<Arc<dyn LockGuard>>,
 }
 
 impl Context {

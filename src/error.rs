@@ -65,8 +65,8 @@ pub enum Error {
         /// What is missing or in the way.
         why: String,
     },
-    /// Another process, or another `Store` of this process, has the directory open.
-    #[error("{} is in use{}: close the other store first", path.display(), pid.map(|p| format!(" by process {p}")).unwrap_or_default())]
+    /// Another process, or another `Store` or `Table` of this process, has the directory open.
+    #[error("{} is in use{}: close the other store first, and let go of its tables", path.display(), pid.map(|p| format!(" by process {p}")).unwrap_or_default())]
     Locked {
         /// The store's directory.
         path: PathBuf,

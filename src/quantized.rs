@@ -37,6 +37,7 @@ pub(crate) fn write_quantized(
         read_only: true,
         serving: false,
         scratch: Some(Arc::clone(scratch)),
+        lock: None,
     };
     let rebuilt = rebuild(&site, options, survey, chain)?;
     for made in [names::logs(to), names::bases(to), names::base(to, 1)] {

@@ -165,6 +165,10 @@ mod tests {
                 count.fetch_add(1, SeqCst);
             })
             .unwrap();
+        // Closed before its thread took it, it would be dropped too.
+        while queue.len() > 0 {
+            std::thread::yield_now();
+        }
         let waits = |weight| {
             let (queue, count) = (Arc::clone(&queue), Arc::clone(&done));
             std::thread::spawn(move || {

@@ -371,6 +371,7 @@ fn begin(store: &Path, dir: &Path, options: &StoreOptions) -> Result<(Served, u6
         read_only: true,
         serving: true,
         scratch: Some(scratch),
+        lock: None,
     };
     let rebuilt = rebuild(&site, options, &survey, &chain)?;
     drop(pins);

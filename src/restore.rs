@@ -237,7 +237,16 @@ impl Restore {
         staging: Option<&Staging<'_>>,
     ) -> Result<Rebuilt> {
         let fs = Arc::clone(&self.options.fs);
-        let site = Site { fs, dir: &self.source, live, identity: source.identity, read_only: false, serving: false, scratch };
+        let site = Site {
+            fs,
+            dir: &self.source,
+            live,
+            identity: source.identity,
+            read_only: false,
+            serving: false,
+            scratch,
+            lock: None,
+        };
         let told = |done, total| self.tell(RestoreStage::Reading, done, total);
         let tell = |progress: RestoreProgress| self.tell(progress.stage, progress.done, progress.total);
         let in_place = |base: &Manifest| names::base(&self.source, base.number).join(names::COLD);

@@ -15,7 +15,7 @@ use crate::context::{Budget, Captures, Context};
 use crate::crew::Crew;
 use crate::delta::{DeltaLog, FIRST_EPOCH, Tip};
 use crate::error::{Error, Result};
-use crate::fs::{Fs, Scratch, names};
+use crate::fs::{Fs, LockGuard, Scratch, names};
 use crate::kill_point::{KillPoint, reach};
 use crate::log::CommitRecord;
 use crate::manifest::Manifest;
@@ -61,6 +61,8 @@ pub(crate) struct Site<'a> {
     pub(crate) serving: bool,
     /// Where `live` is, if that goes with what is rebuilt.
     pub(crate) scratch: Option<Arc<Scratch>>,
+    /// The lock of the directory, if `live` is in it.
+    pub(crate) lock: Option<Arc<dyn LockGuard>>,
 }
 
 /// What a restore wants besides.
@@ -154,6 +156,7 @@ fn attempt(
         poison,
         read_only: site.read_only.then(|| site.dir.to_path_buf()),
         _scratch: site.scratch.clone(),
+        _lock: site.lock.clone(),
     };
     let (context, shards) = (Arc::new(context), shards(options)?);
     let catalog = match site.serving {
@@ -163,7 +166,7 @@ fn attempt(
     let mut into = Into::new(&*site.fs, site.dir, &catalog, (chain, base), guide.map(|guide| guide.told));
     if let (true, Some(base)) = (site.serving, base) {
         let live = site.live.with_extension("base");
-        let of_base = Site { live: live.clone(), fs: Arc::clone(&site.fs), scratch: None, ..*site };
+        let of_base = Site { live: live.clone(), fs: Arc::clone(&site.fs), scratch: None, lock: None, ..*site };
         let cold = open_cold(&of_base, options, &Budget::new(usize::MAX), Some(base), None)?;
         load_cold(&*site.fs, site.dir, base, &*cold, &mut into)?;
         drop(cold);

@@ -68,7 +68,7 @@ pub struct Store {
     /// Frees expired rows, once a table has any.
     sweeper: Mutex<Option<JoinHandle<()>>>,
     // Last, so that the lock outlives everything that touches the directory.
-    _lock: Option<Box<dyn LockGuard>>,
+    _lock: Option<Arc<dyn LockGuard>>,
 }
 
 impl Store {
@@ -334,6 +334,8 @@ impl Store {
     }
 
     /// Closes the store and returns how many rows had updates that no commit holds: they are gone.
+    ///
+    /// A [`Table`] that is still held keeps the cold tier open, and with it the directory: it can be opened again once all are dropped.
     ///
     /// # Errors
     /// [`Error::Poisoned`] where an earlier failure was not noticed.

@@ -66,10 +66,11 @@ pub(super) fn open(dir: &Path, options: &StoreOptions) -> Result<Store> {
     let chain = choose(&survey, dir, options.at)?;
     harden(&*fs, dir, &survey, &chain)?;
     reach(KillPoint::Hardened);
-    let site = Site { fs, dir, live: names::live(dir), identity, read_only: false, serving: false, scratch: None };
+    let lock = Some(Arc::from(lock));
+    let site = Site { fs, dir, live: names::live(dir), identity, read_only: false, serving: false, scratch: None, lock };
     let rebuilt = rebuild(&site, options, &survey, &chain)?;
     let next_base = next_base(&*site.fs, dir)?;
-    let store = store(&site, options, (&survey, &chain), rebuilt, (next_base, Some(lock)))?;
+    let store = store(&site, options, (&survey, &chain), rebuilt, next_base)?;
     store.sweep_in_background()?;
     Ok(store)
 }
@@ -79,10 +80,19 @@ fn open_to_read(dir: &Path, options: &StoreOptions) -> Result<Store> {
     let View { identity, survey, chain, pins } = View::new(&*options.fs, dir, options.at)?;
     let scratch = Arc::new(Scratch::new(&options.fs, options.scratch.as_deref())?);
     let live = names::live(scratch.path());
-    let site = Site { fs: Arc::clone(&options.fs), dir, live, identity, read_only: true, serving: false, scratch: Some(scratch) };
+    let site = Site {
+        fs: Arc::clone(&options.fs),
+        dir,
+        live,
+        identity,
+        read_only: true,
+        serving: false,
+        scratch: Some(scratch),
+        lock: None,
+    };
     let rebuilt = rebuild(&site, options, &survey, &chain)?;
     drop(pins);
-    store(&site, options, (&survey, &chain), rebuilt, (0, None))
+    store(&site, options, (&survey, &chain), rebuilt, 0)
 }
 
 fn store(
@@ -90,7 +100,7 @@ fn store(
     options: &StoreOptions,
     (survey, chain): (&Survey, &Chain),
     rebuilt: Rebuilt,
-    (next_base, lock): (u64, Option<Box<dyn LockGuard>>),
+    next_base: u64,
 ) -> Result<Store> {
     let base = survey.bases.iter().find(|base| Some(base.number) == rebuilt.base);
     let damaged = rebuilt.skipped.iter().map(|(_, error)| error).chain(&survey.bad_bases).map(ToString::to_string).collect();
@@ -134,7 +144,7 @@ fn store(
         checkpoint_ratio: options.checkpoint_ratio,
         workers: Mutex::default(),
         sweeper: Mutex::default(),
-        _lock: lock,
+        _lock: site.lock.clone(),
     };
     let engine = Arc::clone(&store.engine);
     store.in_background("demotion", move || super::demoter::run(&engine))?;

@@ -150,13 +150,30 @@ fn a_second_open_is_refused_with_the_process_named_and_changes_nothing() {
         }
     }
     assert_eq!(truth(&path), before);
-    let table = store.table("t").unwrap();
-    drop(store);
-    // A table's handle keeps memory, not the directory; what it changes goes nowhere.
-    let second = Store::open(&path, options()).unwrap();
-    let digest = second.digest().unwrap();
-    let _ = table.assign(&[1], &[5.0; DIM], &Update::at(T + 40));
-    assert_eq!(second.digest().unwrap(), digest);
+}
+
+/// Its cold tier is open still, and writes: two of them in one directory would spoil each other's files.
+#[test]
+fn a_store_is_in_use_until_the_last_of_its_tables_is_let_go_of() {
+    for twin in [true, cfg!(not(feature = "rocksdb"))] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = options().twin(twin);
+        filled(dir.path(), options.clone());
+        let store = Store::open(dir.path(), options.clone()).unwrap();
+        let (table, digest) = (store.table("t").unwrap(), store.digest().unwrap());
+        let other = table.clone();
+        store.close().unwrap();
+        drop(table);
+        for _ in 0..2 {
+            let refused = Store::open(dir.path(), options.clone()).err().unwrap();
+            assert!(matches!(&refused, Error::Locked { pid: Some(pid), .. } if *pid == std::process::id()), "{refused}");
+            assert!(refused.to_string().ends_with("close the other store first, and let go of its tables"), "{refused}");
+        }
+        // Readers have a cold tier of their own.
+        assert_eq!(Store::open(dir.path(), options.clone().read_only(true)).unwrap().digest().unwrap(), digest);
+        drop(other);
+        assert_eq!(Store::open(dir.path(), options).unwrap().digest().unwrap(), digest);
+    }
 }
 
 #[test]
