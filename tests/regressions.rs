@@ -7,8 +7,9 @@ mod hostile;
 
 use std::path::Path;
 
+use embedrock::testing::verify_simulated;
 use embedrock::{Error, Optimizer, Restore, Store, StoreOptions, TableSchema, Update, plan};
-use hostile::{DIR, disk, files, frame, frames, last_commit, open, open_with_commit, options, segment};
+use hostile::{DIR, FRAME_HEADER, ROWS, disk, files, frame, frames, last_commit, open, open_with_commit, options, segment};
 
 /// `commits` once counted from the first sequence number to the last, whatever a file said that the last was.
 #[test]
@@ -118,6 +119,32 @@ fn a_manifest_alone_removes_no_segment() {
     let id = store.commit(b"last").unwrap();
     drop(store);
     assert_eq!(Store::open("/disk/restored", options(&fs)).unwrap().last_commit().unwrap().id, id);
+}
+
+/// Frames of the next delta that stand before the table of theirs is created are no damage: `verify` looked at them where they stand.
+#[test]
+fn rows_of_the_next_delta_may_stand_before_their_table() {
+    let fs = driver::disk();
+    let store = Store::open(DIR, options(&fs)).unwrap();
+    let table = store.create_table(TableSchema::new("t", 2)).unwrap();
+    store.commit(b"a table").unwrap();
+    table.assign(&[5], &[1.0, 2.0], &Update::at(1)).unwrap();
+    store.commit(b"a row").unwrap();
+    let digest = store.digest().unwrap();
+    drop((table, store));
+    let mut files = fs.kill().files();
+    let (_, bytes) = segment(&mut files);
+    let all = frames(bytes);
+    let (start, row) = (all[0].1.start - FRAME_HEADER, all.iter().find(|(kind, _)| *kind == ROWS).unwrap().1.clone());
+    let mut moved: Vec<u8> = bytes.drain(row.start - FRAME_HEADER..row.end).collect();
+    for (is_early, has_row) in [(0, false), (1, true)] {
+        moved[5] = is_early;
+        let mut files = files.clone();
+        segment(&mut files).1.splice(start..start, moved.iter().copied());
+        let fs = disk(files);
+        assert_eq!(verify_simulated(&fs, Path::new(DIR)).unwrap().damage.is_empty(), has_row);
+        assert_eq!(Store::open(DIR, options(&fs)).is_ok_and(|store| store.digest().unwrap() == digest), has_row);
+    }
 }
 
 /// A row that could not be read was taken for one that is not there.

@@ -15,9 +15,10 @@ use crate::driver;
 pub(crate) type Files = BTreeMap<PathBuf, Vec<u8>>;
 
 pub(crate) const DIR: &str = "/disk/store";
-/// Where frames begin in a segment; bytes of a frame's header; the kind of a commit frame.
+/// Where frames begin in a segment; bytes of a frame's header; the kinds of frames of rows and of commits.
 const FRAMES: usize = 88;
-const FRAME_HEADER: usize = 12;
+pub(crate) const FRAME_HEADER: usize = 12;
+pub(crate) const ROWS: u8 = 4;
 const COMMIT: u8 = 8;
 
 pub(crate) fn files(operations: u64) -> Files {
