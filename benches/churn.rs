@@ -29,8 +29,6 @@ pub(crate) type Failure = Box<dyn std::error::Error>;
 /// What all rows in memory take beside their lanes: key, time, flags and index.
 const HOT_ROW_EXTRA: usize = 24;
 const MIN_BUDGET: usize = 24 << 20;
-/// Of the budget: lists of uncommitted keys may pass it by themselves (docs/design.md, "Memory").
-const MOST_OVER: f64 = 1.01;
 /// The most that disk and files may grow over the second half, of their mean.
 const MOST_GROWTH: f64 = 0.1;
 
@@ -166,8 +164,7 @@ fn check(cli: &Cli, samples: &[Sample], budget: usize, same: &[(&str, bool)]) ->
             return Err(format!("other rows: {what}").into());
         }
     }
-    let most = (budget as f64 * MOST_OVER) as usize;
-    if let Some(over) = samples.iter().find(|sample| sample.accounted > most) {
+    if let Some(over) = samples.iter().find(|sample| sample.accounted > budget) {
         return Err(format!("at {:.0} s {} bytes were accounted, the budget is {budget}", over.seconds, over.accounted).into());
     }
     if cli.minutes < 1.0 {

@@ -120,8 +120,8 @@ impl Sweeps {
         self.changed.notify_all();
     }
 }
-/// This part of the budget rows never take: lists, buffers and what is remembered of rows that left have it.
-const HEADROOM_SHARE: usize = 64;
+/// This part of the budget rows never take: what is remembered of rows that left, and of those brought in ahead, has it.
+const HEADROOM_SHARE: usize = 32;
 
 /// Bytes that may be held, and are.
 #[derive(Debug)]

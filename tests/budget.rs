@@ -37,6 +37,10 @@ fn churn(store: &Store, table: &Table, rows: u64, batches: u64) -> usize {
     let mut most = 0;
     for batch in 0..batches {
         table.prefetch(&keys(batch + 4, rows)).unwrap();
+        // Most are brought in beside the batches, some before them however busy the machine is.
+        while batch % 4 == 0 && store.stats().prefetches_waiting > 0 {
+            std::thread::yield_now();
+        }
         count(table, &keys(batch, rows), batch);
         most = most.max(store.stats().memory_bytes);
         if batch % 16 == 15 {
@@ -68,10 +72,8 @@ fn rows_that_come_and_go_ahead_of_their_use_keep_the_budget_and_their_content() 
     let table = store.create_table(schema().initializer(embedrock::Initializer::zeros())).unwrap();
     let (rows, batches) = (150_000, 120);
     let most = churn(&store, &table, rows, batches);
-    // The lists of what is to be committed may pass it by themselves: at most twice a key and a quarter for each row.
-    let lists = store.stats().tables[0].hot_rows as usize * 20;
     let stats = &store.stats().tables[0];
-    assert!(most <= budget + lists, "{most} bytes of {budget}");
+    assert!(most <= budget, "{most} bytes of {budget}");
     assert!(stats.demoted > 10_000 && stats.prefetched > 100 && stats.prefetched_used > 50, "{stats:?}");
     check(&table, rows, batches);
 }

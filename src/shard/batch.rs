@@ -283,7 +283,7 @@ impl Shard {
         self.slab.meta_mut(unique.row).flags |= TOMBSTONE;
         self.replace(unique.key, unique.row | TOMBSTONE_BIT);
         self.tombstones += 1;
-        self.mark_uncommitted(unique.key, unique.row, env.context);
+        self.mark_uncommitted(unique.row);
         (-1, removed)
     }
 
@@ -337,7 +337,7 @@ impl Shard {
         let is_first = !meta.has(uncommitted);
         meta.flags = meta.flags & !PINNED | uncommitted | NEWER_THAN_COLD;
         if is_first {
-            self.note_uncommitted(unique.key, env.context);
+            self.note_uncommitted(unique.row);
         }
         (added, true)
     }

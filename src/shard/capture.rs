@@ -1,11 +1,12 @@
 //! What a shard gives to the delta that is being written: the rows as they stood at its cut, while training goes on.
 //!
-//! A cut is no more than the next epoch. Whoever changes the shard first, a batch or the delta's writer, sets the list of
+//! A cut is no more than the next epoch. Whoever changes the shard first, a batch or the delta's writer, sets the marks of
 //! uncommitted rows aside; a batch that is about to change one of them keeps its image first.
 #![forbid(unsafe_code)]
 
 use super::image::push_image;
-use super::{DIRTY_KEY_BYTES, Env, IMAGE_HEADER_BYTES, Shard};
+use super::marks::Marks;
+use super::{Env, IMAGE_HEADER_BYTES, Shard};
 use crate::admission::Images;
 use crate::cold::ColdBatch;
 use crate::context::Context;
@@ -76,8 +77,9 @@ impl Scan {
 /// What a shard still owes to the delta being written.
 #[derive(Debug, Default)]
 pub(super) struct Cut {
-    keys: Vec<Key>,
-    next: usize,
+    // Invariant: marks all rows whose `owed_bit` is set from number `next` on, and none that is not in use.
+    pub(super) owed: Marks,
+    pub(super) next: usize,
     kept: Part,
     /// Rows that were uncommitted at the cut.
     rows: usize,
@@ -96,12 +98,9 @@ impl Shard {
         }
         // At most one behind: the writer of a delta visits every shard before the next cut.
         self.epoch = epoch;
-        self.cut = Cut {
-            keys: std::mem::take(&mut self.dirty),
-            next: 0,
-            kept: Part { counts, ..Part::default() },
-            rows: std::mem::take(&mut self.uncommitted),
-        };
+        std::mem::swap(&mut self.dirty, &mut self.cut.owed);
+        (self.cut.next, self.cut.rows) = (0, std::mem::take(&mut self.uncommitted));
+        self.cut.kept = Part { counts, ..Part::default() };
     }
 
     pub(super) fn uncommitted_bit(&self) -> u16 {
@@ -114,11 +113,6 @@ impl Shard {
 
     pub(super) fn owed_rows(&self) -> usize {
         self.cut.rows
-    }
-
-    /// Bytes of the lists, without the images, which the capture pool counts.
-    pub(super) fn cut_bytes(&self) -> usize {
-        self.cut.keys.capacity() * DIRTY_KEY_BYTES
     }
 
     /// Before a batch changes a row: if the delta being written still needs it, its image is kept.
@@ -151,39 +145,32 @@ impl Shard {
         }
     }
 
-    /// Moves rows of the delta being written to `part`, those of up to `keys` keys and those kept by batches; returns whether
-    /// these were the last.
-    pub(crate) fn capture(&mut self, context: &Context, keys: usize, part: &mut Part) -> bool {
+    /// Moves up to about `rows` rows of the delta being written to `part`, and those kept by batches; returns whether these were the
+    /// last.
+    pub(crate) fn capture(&mut self, context: &Context, rows: usize, part: &mut Part) -> bool {
         self.catch_up(context);
         if self.hand_over_kept(context, part) {
             return false;
         }
-        let owed = std::mem::take(&mut self.cut.keys);
-        let end = (self.cut.next + keys).min(owed.len());
-        part.images.reserve((end - self.cut.next) * (IMAGE_HEADER_BYTES + self.slab.row_bytes()));
-        for keys in owed[self.cut.next..end].chunks(ROWS_TOGETHER) {
-            self.capture_rows(keys, part);
+        part.images.reserve(rows.min(self.cut.rows) * (IMAGE_HEADER_BYTES + self.slab.row_bytes()));
+        let mut together = [0; ROWS_TOGETHER];
+        for _ in 0..rows.div_ceil(ROWS_TOGETHER) {
+            let found = self.cut.owed.take(&mut self.cut.next, &mut together);
+            self.capture_rows(&together[..found], part);
+            if found < ROWS_TOGETHER {
+                return true;
+            }
         }
-        (self.cut.keys, self.cut.next) = (owed, end);
-        let done = end == self.cut.keys.len();
-        if done {
-            context.budget.release(self.cut_bytes());
-            (self.cut.keys, self.cut.next) = (Vec::new(), 0);
-        }
-        done
+        false
     }
 
-    fn capture_rows(&mut self, keys: &[Key], part: &mut Part) {
-        keys.iter().for_each(|&key| self.prefetch_key(mix(key)));
-        let mut raws = [None; ROWS_TOGETHER];
-        for (raw, &key) in raws.iter_mut().zip(keys) {
-            *raw = self.probe(mix(key), self.slab.row_bytes());
-        }
-        for (&key, raw) in keys.iter().zip(raws) {
-            let Some(raw) = self.confirm(raw, key, mix(key)) else { continue };
-            let row = raw & !TOMBSTONE_BIT;
-            if self.slab.meta(row).has(self.owed_bit()) {
-                self.move_out(key, row, part);
+    fn capture_rows(&mut self, rows: &[u32], part: &mut Part) {
+        rows.iter().for_each(|&row| self.slab.prefetch(row, self.slab.row_bytes()));
+        for &row in rows {
+            // A batch may have kept its image.
+            let meta = self.slab.meta(row);
+            if meta.has(self.owed_bit()) {
+                self.move_out(meta.key, row, part);
             }
         }
     }

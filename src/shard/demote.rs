@@ -75,6 +75,13 @@ impl Hand {
     }
 }
 
+/// What a shard takes to grow.
+pub(super) struct Growth {
+    /// Of the index, where it grows too.
+    buckets: Option<usize>,
+    pub(super) bytes: usize,
+}
+
 impl Shard {
     /// Makes sure that `rows` more rows can be allocated and indexed. On an error nothing is lost.
     pub(crate) fn reserve(&mut self, env: &Env<'_>, rows: usize) -> Result<()> {
@@ -98,19 +105,25 @@ impl Shard {
     /// The rows that should leave now, ahead of the batches that will want their room: none while there is memory to grow into.
     pub(super) fn shortage(&self, env: &Env<'_>) -> usize {
         let (rows, free) = (self.slab.capacity(), self.slab.available());
-        if free >= rows / LOW_SHARE || env.context.budget.left_for_rows() >= self.slab.next_step().1 {
+        if free >= rows / LOW_SHARE || env.context.budget.left_for_rows() >= self.growth().bytes {
             0
         } else {
             rows / HIGH_SHARE - free
         }
     }
 
-    /// Adds room for rows, and the index places for them, if the budget has both.
+    /// One step more of rows, with their marks and the index places that they need.
+    pub(super) fn growth(&self) -> Growth {
+        let (before, (rows, bytes)) = (self.slab.capacity(), self.slab.next_step());
+        let buckets = self.index.growth_for(before + rows);
+        let marks = Shard::marks_bytes(before + rows) - Shard::marks_bytes(before);
+        Growth { buckets, bytes: bytes + marks + buckets.map_or(0, Index::bytes_for) }
+    }
+
+    /// Adds room for rows, and what goes with it, if the budget has all of it.
     pub(super) fn grow(&mut self, env: &Env<'_>) -> Result<bool> {
         let budget = &env.context.budget;
-        let (rows, bytes) = self.slab.next_step();
-        let buckets = self.index.growth_for(self.slab.capacity() + rows);
-        let bytes = bytes + buckets.map_or(0, Index::bytes_for);
+        let Growth { buckets, bytes } = self.growth();
         if !budget.try_reserve_for_rows(bytes) {
             return Ok(false);
         }
@@ -118,6 +131,7 @@ impl Shard {
             budget.release(bytes);
             return Err(error);
         }
+        self.fit_marks();
         if let Some(buckets) = buckets {
             self.rebuild_index(env.context, buckets);
         }
@@ -127,11 +141,19 @@ impl Shard {
 
     /// Gives back the memory that holds no row, and the index places beyond `buckets` that no row needs.
     pub(super) fn give_back(&mut self, context: &Context, buckets: usize) {
-        context.budget.release(self.slab.shrink());
+        self.shrink_rows(context);
         let enough = Index::holds(buckets, self.index.len());
         if buckets < self.index.buckets() && enough && context.budget.try_reserve(Index::bytes_for(buckets)) {
             self.rebuild_index(context, buckets);
         }
+    }
+
+    /// Gives back the memory at the end of the slab that holds no row.
+    pub(super) fn shrink_rows(&mut self, context: &Context) {
+        let before = Shard::marks_bytes(self.slab.capacity());
+        let bytes = self.slab.shrink();
+        self.fit_marks();
+        context.budget.release(bytes + before - Shard::marks_bytes(self.slab.capacity()));
     }
 
     /// Gives the index `buckets` buckets, whose bytes the caller has reserved; those of the old ones are given back.
@@ -184,7 +206,11 @@ impl Shard {
         if meta.has(AHEAD) {
             self.hints.forget();
         }
-        self.uncommitted -= usize::from(meta.has(self.uncommitted_bit()));
+        if meta.has(ANY_UNCOMMITTED) {
+            self.uncommitted -= usize::from(meta.has(self.uncommitted_bit()));
+            self.dirty.clear(row);
+            self.cut.owed.clear(row);
+        }
         self.slab.release(row);
     }
 

@@ -9,6 +9,7 @@ mod gradients;
 mod image;
 mod leave;
 mod load;
+mod marks;
 mod plan;
 mod policy;
 mod shrink;
@@ -28,6 +29,8 @@ pub(crate) use view::View;
 
 use std::ops::RangeInclusive;
 
+use marks::Marks;
+
 use crate::admission::{Counts, SlidingFilter};
 use crate::cold::{ColdBatch, ColdTier};
 use crate::context::Context;
@@ -37,9 +40,6 @@ use crate::schema::TableSchema;
 use crate::slab::{Backing, RowMeta, Slab};
 use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use crate::types::{Key, TableId, mix};
-
-/// Bytes charged for a key on the list of uncommitted rows.
-const DIRTY_KEY_BYTES: usize = size_of::<Key>();
 
 /// What a shard's work needs of its table and store.
 pub(crate) struct Env<'a> {
@@ -102,8 +102,8 @@ pub(crate) struct Shard {
     slab: Slab,
     /// The epoch of the delta that changes go into.
     epoch: u64,
-    /// Keys that became uncommitted since the last cut; may name rows that left since, or twice.
-    dirty: Vec<Key>,
+    // Invariant: marks all rows whose `uncommitted_bit` is set, and none that is not in use.
+    dirty: Marks,
     /// Rows in the slab that go into the delta of this epoch.
     uncommitted: usize,
     /// What the delta of the epoch before still needs.
@@ -140,7 +140,7 @@ impl Shard {
             index,
             slab: Slab::new(env.schema.lanes(), chunk_bytes, backing),
             epoch: env.context.epoch(),
-            dirty: Vec::new(),
+            dirty: Marks::default(),
             uncommitted: 0,
             cut: capture::Cut::default(),
             removed: Vec::new(),
@@ -154,7 +154,7 @@ impl Shard {
         if shard.grow(env)? {
             return Ok(shard);
         }
-        let needed = env.context.budget.too_small(shard.slab.next_step().1);
+        let needed = env.context.budget.too_small(shard.growth().bytes);
         shard.release_all(env.context);
         Err(needed)
     }
@@ -166,10 +166,9 @@ impl Shard {
 
     /// Bytes of the budget that the shard holds.
     pub(crate) fn memory_bytes(&self) -> usize {
-        let lists = self.dirty.capacity() * DIRTY_KEY_BYTES + self.cut_bytes();
         self.index.memory_bytes()
             + self.slab.memory_bytes()
-            + lists
+            + Shard::marks_bytes(self.slab.capacity())
             + self.counts_bytes
             + self.hand.memory_bytes()
             + self.hints.memory_bytes()
@@ -246,12 +245,6 @@ impl Shard {
         })
     }
 
-    /// The meta and lanes of a hot key.
-    pub(crate) fn get(&self, key: Key) -> Option<(RowMeta, &[f32])> {
-        let row = self.raw(key)? & !TOMBSTONE_BIT;
-        Some((self.slab.meta(row), self.slab.row(row)))
-    }
-
     fn insert(&mut self, key: Key, raw: u32) {
         let (row, mixed) = (raw & !TOMBSTONE_BIT, mix(key));
         let meta = self.slab.meta_mut(row);
@@ -261,47 +254,32 @@ impl Shard {
         self.flights.ground(key);
     }
 
-    fn mark_uncommitted(&mut self, key: Key, row: u32, context: &Context) {
+    fn mark_uncommitted(&mut self, row: u32) {
         let bit = self.uncommitted_bit();
         let meta = self.slab.meta_mut(row);
         let is_first = !meta.has(bit);
         meta.flags |= bit | crate::slab::NEWER_THAN_COLD;
         if is_first {
-            self.note_uncommitted(key, context);
+            self.note_uncommitted(row);
         }
     }
 
     /// A row became one that the open delta needs.
-    fn note_uncommitted(&mut self, key: Key, context: &Context) {
+    #[inline(always)]
+    fn note_uncommitted(&mut self, row: u32) {
         self.uncommitted += 1;
-        self.push_dirty(key, context);
+        self.dirty.set(row);
     }
 
-    /// The list is cleaned before it would outgrow the rows, so updates between two far commits don't pile up.
-    fn push_dirty(&mut self, key: Key, context: &Context) {
-        if self.dirty.len() == self.dirty.capacity() {
-            if self.dirty.len() > self.index.len() {
-                self.clean_dirty(context);
-            }
-            let before = self.dirty.capacity();
-            self.dirty.reserve_exact((self.dirty.len() / 4).max(16));
-            // The list is small beside its rows and an update must not fail here: it may pass the limit by itself.
-            context.budget.charge((self.dirty.capacity() - before) * DIRTY_KEY_BYTES);
-        }
-        self.dirty.push(key);
+    /// Bytes of the marks of so many rows: of those that the open delta needs, and of those that the one being written needs.
+    fn marks_bytes(rows: usize) -> usize {
+        2 * Marks::bytes_for(rows)
     }
 
-    /// Leaves on the list what is uncommitted and in memory, each once.
-    fn clean_dirty(&mut self, context: &Context) {
-        let before = self.dirty.capacity();
-        let mut keys = std::mem::take(&mut self.dirty);
-        keys.sort_unstable();
-        keys.dedup();
-        let bit = self.uncommitted_bit();
-        keys.retain(|&key| self.get(key).is_some_and(|(meta, _)| meta.has(bit)));
-        keys.shrink_to_fit();
-        context.budget.release((before - keys.capacity()) * DIRTY_KEY_BYTES);
-        self.dirty = keys;
+    /// Has marks for the rows that there is memory for, no more and no less.
+    fn fit_marks(&mut self) {
+        self.dirty.fit(self.slab.capacity());
+        self.cut.owed.fit(self.slab.capacity());
     }
 
     /// Counts grow by themselves: they are charged after a batch, whether the budget has room or not.

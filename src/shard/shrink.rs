@@ -5,7 +5,7 @@ use super::policy::PROBATION;
 use super::{Env, Shard};
 use crate::error::Result;
 use crate::index::{Index, TOMBSTONE_BIT};
-use crate::slab::AHEAD;
+use crate::slab::{AHEAD, RowMeta};
 
 impl Shard {
     /// Rows that there is memory for.
@@ -18,9 +18,8 @@ impl Shard {
     pub(crate) fn shrink_to(&mut self, env: &Env<'_>, rows: usize) -> Result<()> {
         let rows = self.slab.whole_steps(rows);
         self.demote_to(env, rows)?;
-        self.clean_dirty(env.context);
         self.move_below(rows.max(self.index.len()));
-        env.context.budget.release(self.slab.shrink());
+        self.shrink_rows(env.context);
         let buckets = Index::buckets_for(self.slab.capacity());
         if buckets < self.index.buckets() {
             // Beside the old one for a moment, whether or not there is room: it is smaller than what goes.
@@ -49,6 +48,7 @@ impl Shard {
             self.slab.row_mut(new).copy_from_slice(&lanes);
             *self.slab.meta_mut(new) = meta;
             self.replace(meta.key, new | raw & TOMBSTONE_BIT);
+            self.move_marks(meta, old, new);
             if meta.has(AHEAD) {
                 self.release_hint(new);
             } else {
@@ -56,5 +56,17 @@ impl Shard {
                 self.slab.meta_mut(new).touches &= !PROBATION;
             }
         }
+    }
+
+    fn move_marks(&mut self, meta: RowMeta, old: u32, new: u32) {
+        if meta.has(self.uncommitted_bit()) {
+            self.dirty.set(new);
+        }
+        if meta.has(self.owed_bit()) {
+            self.cut.owed.set(new);
+            self.cut.next = self.cut.next.min(new as usize);
+        }
+        self.dirty.clear(old);
+        self.cut.owed.clear(old);
     }
 }

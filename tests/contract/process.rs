@@ -139,7 +139,7 @@ fn a_second_open_is_refused_with_the_process_named_and_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     filled(&path, options());
-    let store = Store::open(&path, options()).unwrap();
+    let _store = Store::open(&path, options()).unwrap();
     let before = truth(&path);
     let link = dir.path().join("link");
     std::os::unix::fs::symlink(&path, &link).unwrap();
