@@ -1,7 +1,7 @@
 //! Bytes that a row in memory takes beside its embedding and optimizer state, while a table grows:
 //! `cargo bench --features cli,testing --bench row_memory -- --rows 4000000 --dim 16,64`.
 //!
-//! Keys, times and flags, the index, lists of uncommitted rows, padding and capacity that is not in use: all that the store accounts, and
+//! Keys, times and flags, the index, marks of uncommitted rows, padding and capacity that is not in use: all that the store accounts, and
 //! beside it what the process got from the system. A commit follows each step. Under `cargo test` it runs with few rows.
 
 use std::fs;

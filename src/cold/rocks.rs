@@ -12,9 +12,6 @@
 mod reclaim;
 mod walk;
 
-use reclaim::{Filters, Horizon};
-use walk::Walk;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -27,6 +24,8 @@ use rocksdb::{
     WriteBufferManager, WriteOptions, properties,
 };
 
+use self::reclaim::{Filters, Horizon};
+use self::walk::Walk;
 use crate::cold::readers::Readers;
 use crate::cold::{ColdBatch, ColdRows, ColdTier, TIME_BYTES, link};
 use crate::error::{Error, Result};

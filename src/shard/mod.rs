@@ -29,8 +29,7 @@ pub(crate) use view::View;
 
 use std::ops::RangeInclusive;
 
-use marks::Marks;
-
+use self::marks::Marks;
 use crate::admission::{Counts, SlidingFilter};
 use crate::cold::{ColdBatch, ColdTier};
 use crate::context::Context;

@@ -74,7 +74,7 @@ const OF_TABLE: &[OfTable] = &[
     ("embedrock_rows", Gauge, "rows, expired ones that were not reclaimed too", |t| t.rows as f64),
     ("embedrock_hot_rows", Gauge, "rows in memory", |t| t.hot_rows as f64),
     ("embedrock_cold_keys", Gauge, "keys in the cold tier, about", |t| t.cold_keys as f64),
-    ("embedrock_table_memory_bytes", Gauge, "slabs, indexes, lists and filter", |t| t.memory_bytes as f64),
+    ("embedrock_table_memory_bytes", Gauge, "slabs, indexes, marks and filter", |t| t.memory_bytes as f64),
     ("embedrock_filter_bytes", Gauge, "the admission filter", |t| t.filter_bytes as f64),
     ("embedrock_looked_up_keys_total", Counter, "keys looked up", |t| t.looked_up as f64),
     ("embedrock_hot_hits_total", Counter, "of those, keys with a row in memory", |t| t.hot_hits as f64),

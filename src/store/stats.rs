@@ -13,7 +13,7 @@ use crate::waits::{Wait, Waits};
 /// Figures of a store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoreStats {
-    /// Bytes accounted under the budget: slabs, indexes, lists, the cold tier's share.
+    /// Bytes accounted under the budget: slabs, indexes, marks, the cold tier's share.
     pub memory_bytes: usize,
     /// The budget.
     pub memory_budget: usize,
@@ -92,7 +92,7 @@ pub struct TableStats {
     pub prefetched: u64,
     /// Of those, rows that a batch or a lookup then used.
     pub prefetched_used: u64,
-    /// Bytes of its slabs, indexes, lists and admission filter.
+    /// Bytes of its slabs, indexes, marks and admission filter.
     pub memory_bytes: usize,
     /// Of those, the admission filter.
     pub filter_bytes: usize,

@@ -79,7 +79,7 @@ pub(crate) struct TableInner {
     dropped: AtomicBool,
     /// Held by the one batch that changes rows or their placement; also its working memory.
     updates: Mutex<Vec<Plan>>,
-    /// Held shared while rows are on their way between the tiers in the background; alone by who must find each in one of them.
+    /// Held shared while rows are on their way between the tiers in the background; alone by who needs that none is.
     moves: RwLock<()>,
     ahead: prefetch::Ahead,
     /// Rows that a test has on their way out, by shard.
