@@ -70,7 +70,7 @@ impl Table {
     /// ```
     ///
     /// # Errors
-    /// The visitor's first error, at which it stops; a failing cold tier; [`Error::TableDropped`].
+    /// The visitor's first error, at which it stops; a failing cold tier; [`crate::Error::TableDropped`].
     pub fn for_each_row(&self, mut visit: impl FnMut(Key, UnixSeconds, &[f32], &[f32]) -> Result<()>) -> Result<()> {
         self.inner.check()?;
         let schema = self.inner.schema();
