@@ -141,3 +141,48 @@ fn each_row_is_visited_once_while_rows_move() {
     });
     assert!(stats(&store).promoted > ROWS, "{:?}", stats(&store));
 }
+
+/// Batches further ahead than hints have places for: what has none is not read ahead, so nothing is read much more than once a use.
+#[test]
+fn look_ahead_beyond_its_share_reads_little_in_vain() {
+    const WIDE: usize = 64;
+    const MANY: u64 = 160_000;
+    const A_BATCH: u64 = 2000;
+    const AHEAD: u64 = 8;
+    const BATCHES: u64 = 80;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), options().memory_budget(12 << 20)).unwrap();
+    let schema = TableSchema::new("t", WIDE).optimizer(Optimizer::sgd(1.0)).initializer(Initializer::zeros());
+    let table = store.create_table(schema).unwrap();
+    let keys = |batch: u64| -> Vec<u64> { (0..A_BATCH).map(|i| ((batch * A_BATCH + i) * 7919) % MANY).collect() };
+    for first in (0..MANY).step_by(A_BATCH as usize) {
+        let keys: Vec<u64> = (first..first + A_BATCH).collect();
+        table.assign(&keys, &vec![0.0; keys.len() * WIDE], &Update::at(1)).unwrap();
+    }
+    let before = stats(&store);
+    assert!(before.hot_rows * 3 < MANY, "{before:?}");
+    (0..AHEAD).for_each(|batch| table.prefetch(&keys(batch)).unwrap());
+    let mut rows = vec![0.0; A_BATCH as usize * WIDE];
+    for batch in 0..BATCHES {
+        table.prefetch(&keys(batch + AHEAD)).unwrap();
+        // As a trainer that has something else to do in between.
+        std::thread::sleep(Duration::from_millis(2));
+        match batch % 2 {
+            0 => table.apply_gradients(&keys(batch), &vec![-1.0; rows.len()], &Update::at(1)).unwrap(),
+            _ => drop(table.lookup(&keys(batch), &mut rows).unwrap()),
+        }
+    }
+    let after = stats(&store);
+    let reads = after.cold_reads - before.cold_reads;
+    assert!(reads * 10 <= (BATCHES + AHEAD) * A_BATCH * 11, "{reads} reads: {after:?}");
+    let (brought, used) = (after.prefetched - before.prefetched, after.prefetched_used - before.prefetched_used);
+    assert!(brought * 4 > BATCHES * A_BATCH && used * 10 > brought * 8, "{brought} brought, {used} of them used: {after:?}");
+    check_counts(&table, &(0..MANY).collect::<Vec<_>>());
+
+    fn check_counts(table: &Table, keys: &[u64]) {
+        let mut rows = vec![0.0; keys.len() * WIDE];
+        assert_eq!(table.lookup(keys, &mut rows).unwrap(), keys.len());
+        let sum: f64 = rows.chunks(WIDE).map(|row| f64::from(row[0])).sum();
+        assert_eq!(sum, (BATCHES / 2 * A_BATCH) as f64);
+    }
+}

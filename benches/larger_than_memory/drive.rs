@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -100,6 +100,16 @@ impl Counts {
     }
 }
 
+/// What is done with a candidate, and for how long.
+pub(crate) struct Course {
+    pub(crate) distribution: Distribution,
+    pub(crate) operation: Operation,
+    /// Batches that keys are named ahead of their use.
+    pub(crate) ahead: usize,
+    pub(crate) warm: Duration,
+    pub(crate) measured: Duration,
+}
+
 /// A run of one candidate.
 pub(crate) struct Drive<'a> {
     site: &'a Site,
@@ -121,23 +131,13 @@ impl<'a> Drive<'a> {
     }
 
     /// One figure: the rate after warming, what it read and wrote, and that everything read was right.
-    pub(crate) fn figure(
-        &mut self,
-        distribution: Distribution,
-        operation: Operation,
-        ahead: usize,
-        seconds: f64,
-        warm: f64,
-    ) -> Result<Value, Failure> {
+    pub(crate) fn figure(&mut self, course: &Course) -> Result<Value, Failure> {
         self.phase += 1;
-        self.run(distribution, operation, ahead, seconds * warm)?;
-        // Keys that were not drawn for warming.
-        self.phase += 1;
-        let (before, io, cpu, misses) = (Instant::now(), Io::now()?, cpu_seconds()?, self.candidate.misses());
-        let keys = self.run(distribution, operation, ahead, seconds)?;
-        let elapsed = before.elapsed().as_secs_f64();
-        let (io_after, cpu_after) = (Io::now()?, cpu_seconds()?);
-        let missed = self.candidate.misses().zip(misses).map(|(after, before)| (after - before) as f64 / keys as f64);
+        let (before, after) = self.run(course)?;
+        let keys = (after.keys - before.keys) as f64;
+        let elapsed = (after.at - before.at).as_secs_f64();
+        let missed = after.misses.zip(before.misses).map(|(after, before)| (after - before) as f64 / keys);
+        let Course { distribution, operation, ahead, .. } = *course;
         if operation == Operation::Update {
             self.check(distribution)?;
         }
@@ -148,48 +148,58 @@ impl<'a> Drive<'a> {
             "operation": if operation == Operation::Lookup { "lookup" } else { "update" },
             "ahead": ahead,
             "callers": self.site.callers,
-            "rows_per_second": keys as f64 / elapsed,
+            "rows_per_second": keys / elapsed,
             "missed": missed,
-            "read_bytes_a_row": (io_after.read - io.read) as f64 / keys as f64,
-            "written_bytes_a_row": (io_after.written - io.written) as f64 / keys as f64,
-            "cores": (cpu_after - cpu) / elapsed,
+            "read_bytes_a_row": (after.io.read - before.io.read) as f64 / keys,
+            "written_bytes_a_row": (after.io.written - before.io.written) as f64 / keys,
+            "cores": (after.cpu - before.cpu) / elapsed,
             "memory_bytes": self.candidate.memory_bytes(),
             "resident_bytes": resident_bytes()?,
         }))
     }
 
-    /// Runs batches for some seconds and returns the keys of all.
-    fn run(&self, distribution: Distribution, operation: Operation, ahead: usize, seconds: f64) -> Result<u64, Failure> {
-        let until = Instant::now() + Duration::from_secs_f64(seconds);
+    /// Runs batches until the course is over; returns what stood when measuring began and ended.
+    fn run(&self, course: &Course) -> Result<(Counters, Counters), Failure> {
+        let (start, keys) = (Instant::now(), AtomicU64::new(0));
         std::thread::scope(|scope| {
             let callers: Vec<_> = (0..self.site.callers as u64)
-                .map(|caller| scope.spawn(move || self.call(distribution, operation, ahead, until, caller)))
+                .map(|caller| {
+                    let keys = &keys;
+                    scope.spawn(move || self.call(course, start, keys, caller))
+                })
                 .collect();
-            callers.into_iter().map(|caller| caller.join().unwrap_or_else(|_| Err("a caller panicked".into()))).sum()
+            let ends = callers.into_iter().map(|caller| caller.join().unwrap_or_else(|_| Err("a caller panicked".into())));
+            let ends: Vec<_> = ends.collect::<Result<_, Failure>>()?;
+            ends.into_iter().next().ok_or_else(|| "nobody called".into())
         })
     }
 
-    fn call(
-        &self,
-        distribution: Distribution,
-        operation: Operation,
-        ahead: usize,
-        until: Instant,
-        caller: u64,
-    ) -> Result<u64, Failure> {
-        let mut draw = Draw::new(self.site.rows, distribution, self.phase << 32 | caller);
-        let (mut soon, mut done) = (VecDeque::new(), 0);
+    /// Between warming and measuring nothing stops: what was named ahead by the one is used by the other.
+    fn call(&self, course: &Course, start: Instant, keys: &AtomicU64, caller: u64) -> Result<(Counters, Counters), Failure> {
+        let mut draw = Draw::new(self.site.rows, course.distribution, self.phase << 32 | caller);
+        let mut soon = VecDeque::new();
         let mut out = vec![0.0; self.batch * self.site.dim];
-        while Instant::now() < until {
-            while soon.len() <= ahead {
+        let mut before = None;
+        loop {
+            while soon.len() <= course.ahead {
                 let batch = self.draw(&mut draw);
-                if ahead > 0 {
+                if course.ahead > 0 {
                     self.candidate.ahead(&batch.keys)?;
                 }
                 soon.push_back(batch);
             }
-            let Some(batch) = soon.pop_front() else { break };
-            match operation {
+            match &before {
+                None if start.elapsed() >= course.warm => before = Some(self.counters(keys)?),
+                Some(before) if start.elapsed() >= course.warm + course.measured => {
+                    let after = self.counters(keys)?;
+                    if after.keys > before.keys {
+                        return Ok((*before, after));
+                    }
+                }
+                _ => {}
+            }
+            let Some(batch) = soon.pop_front() else { continue };
+            match course.operation {
                 Operation::Lookup => {
                     self.candidate.lookup(&batch.keys, &mut out)?;
                     self.compare(&batch, &out)?;
@@ -199,9 +209,13 @@ impl<'a> Drive<'a> {
                     batch.rows.iter().for_each(|&row| self.count(row));
                 }
             }
-            done += self.batch as u64;
+            keys.fetch_add(self.batch as u64, Ordering::Relaxed);
         }
-        Ok(done)
+    }
+
+    fn counters(&self, keys: &AtomicU64) -> Result<Counters, Failure> {
+        let (io, cpu, misses) = (Io::now()?, cpu_seconds()?, self.candidate.misses());
+        Ok(Counters { at: Instant::now(), keys: keys.load(Ordering::Relaxed), io, cpu, misses })
     }
 
     fn count(&self, row: u64) {
@@ -233,6 +247,17 @@ impl<'a> Drive<'a> {
         }
         Ok(())
     }
+}
+
+/// What happened so far.
+#[derive(Clone, Copy)]
+struct Counters {
+    at: Instant,
+    /// Keys of batches that are done.
+    keys: u64,
+    io: Io,
+    cpu: f64,
+    misses: Option<u64>,
 }
 
 /// What this process made the device do so far.

@@ -3,11 +3,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use serde_json::Value;
 
-use crate::drive::{Candidate, Counts, Drive, Failure, Site, settle};
+use crate::drive::{Candidate, Counts, Course, Drive, Failure, Site, settle};
 use crate::workload::Distribution;
 use crate::{device, report};
 
@@ -163,7 +164,8 @@ fn child(
     for &distribution in &args.distribution {
         for &operation in &args.operation {
             for &ahead in args.ahead.iter().filter(|&&ahead| ahead == 0 || candidate.looks_ahead()) {
-                println!("{}", drive.figure(distribution, operation, ahead, args.seconds, args.warm)?);
+                let (warm, measured) = (Duration::from_secs_f64(args.seconds * args.warm), Duration::from_secs_f64(args.seconds));
+                println!("{}", drive.figure(&Course { distribution, operation, ahead, warm, measured })?);
             }
         }
     }

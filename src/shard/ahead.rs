@@ -5,7 +5,7 @@
 //! change, and only they are written to the cold tier, so what lands was the newest when it was read and is so still.
 #![forbid(unsafe_code)]
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::image::{read_lanes, split_cold};
@@ -13,13 +13,8 @@ use super::{Env, Shard, policy};
 use crate::error::Result;
 use crate::index::TOMBSTONE_BIT;
 use crate::plant::{Bug, planted};
-use crate::slab::{AHEAD, PINNED};
-use crate::types::{Key, mix, unmix};
-
-/// Hints take at most one row of so many.
-const SHARE: usize = 4;
-/// Bytes of the list of hints for each.
-const HINT_BYTES: usize = size_of::<(u32, u16)>();
+use crate::slab::AHEAD;
+use crate::types::{Key, unmix};
 
 /// Keys whose cold copies are being read, and by which flight.
 #[derive(Debug, Default)]
@@ -44,32 +39,6 @@ impl Flights {
             self.keys.remove(&key);
         }
         flying
-    }
-}
-
-/// Rows that were brought in ahead and not used yet, in the order of their steps.
-#[derive(Debug, Default)]
-pub(super) struct Hints {
-    /// Row numbers and steps; may name rows that were used or left since.
-    order: VecDeque<(u32, u16)>,
-    rows: usize,
-    /// The step of the hint used last: those of earlier steps are late.
-    step: u16,
-    /// Rows that found no place since a hint was last used.
-    turned_away: usize,
-}
-
-impl Hints {
-    pub(super) fn memory_bytes(&self) -> usize {
-        self.order.capacity() * HINT_BYTES
-    }
-
-    pub(super) fn forget(&mut self) {
-        self.rows -= 1;
-    }
-
-    fn is_late(&self, step: u16) -> bool {
-        (self.step.wrapping_sub(step) as i16) > 0
     }
 }
 
@@ -138,6 +107,10 @@ impl Flight {
         self.mixed.len()
     }
 
+    pub(crate) fn brings(&self, mixed: u64) -> bool {
+        self.mixed.binary_search(&mixed).is_ok()
+    }
+
     /// Whether its rows were read, or failed to be.
     pub(crate) fn is_read(&self) -> bool {
         self.read
@@ -153,15 +126,22 @@ pub(super) struct Arrivals<'a> {
 }
 
 impl Shard {
-    /// Begins to bring up those of the ascending mixed keys that are not hot and not on their way, for a step of look-ahead or for use
-    /// at once. To be followed by [`Flight::read_all`], and by [`Shard::land`] or [`Shard::promote`] whether or not that succeeds.
-    pub(crate) fn take_off(&mut self, mixed: &[u64], step: Option<u16>) -> Flight {
+    /// Begins to bring up those of the ascending mixed keys that are not hot and not on their way, for use at once or for a step of
+    /// look-ahead: then only as many as there will be places for. To be followed by [`Flight::read_all`], and by [`Shard::land`] or
+    /// [`Shard::promote`] whether or not that succeeds.
+    pub(crate) fn take_off(&mut self, env: &Env<'_>, mixed: &[u64], step: Option<u16>) -> Flight {
         mixed.iter().for_each(|&mixed| self.prefetch_key(mixed));
         let flying = |&mixed: &u64| {
             let key = unmix(mixed);
             self.find(key, mixed).is_none() && !self.flights.keys.contains_key(&key)
         };
-        let mixed: Vec<u64> = mixed.iter().copied().filter(flying).collect();
+        let mut mixed: Vec<u64> = mixed.iter().copied().filter(flying).collect();
+        if step.is_some() {
+            mixed.truncate(self.places_ahead(env, mixed.len()));
+            self.hints.flying += mixed.len();
+        } else {
+            self.overtake(env.context, &mixed);
+        }
         if mixed.is_empty() {
             return Flight::default();
         }
@@ -182,7 +162,7 @@ impl Shard {
             let meta = self.slab.meta_mut(row);
             meta.touches = policy::used(meta.touches);
         }
-        self.take_off(mixed, None)
+        self.take_off(env, mixed, None)
     }
 
     /// Keeps what was read of keys that did not come into memory in another way; rows without a place are dropped. Returns how many
@@ -218,18 +198,13 @@ impl Shard {
         kept
     }
 
-    fn keep_ahead(&mut self, key: Key, row: u32, step: u16) {
-        let meta = self.slab.meta_mut(row);
-        (meta.touches, meta.flags) = (step, AHEAD);
-        self.index.insert(mix(key), row);
-        self.hints.order.push_back((row, step));
-        self.hints.rows += 1;
-    }
-
     /// What is still in the air is not wanted any more.
     pub(super) fn end_flight(&mut self, flight: &Flight) {
         for &mixed in &flight.mixed {
             self.flights.land(unmix(mixed), flight.number);
+        }
+        if flight.step.is_some() {
+            self.hints.flying -= flight.mixed.len();
         }
     }
 
@@ -254,67 +229,8 @@ impl Shard {
         self.flights.keys.contains_key(&key)
     }
 
-    /// A batch uses a row that was brought in ahead: from now on it is one as all others.
-    pub(super) fn claim(&mut self, env: &Env<'_>, row: u32) {
-        env.counters.claimed.fetch_add(1, Relaxed);
-        let meta = self.slab.meta(row);
-        self.hints.step = if self.hints.is_late(meta.touches) { self.hints.step } else { meta.touches };
-        self.hints.turned_away = 0;
-        self.release_hint(row);
-    }
-
-    pub(super) fn release_hint(&mut self, row: u32) {
-        self.hints.rows -= 1;
-        let meta = self.slab.meta_mut(row);
-        (meta.touches, meta.flags) = (self.hand.begin(mix(meta.key), row), meta.flags & !AHEAD);
-    }
-
-    /// Whether one more row may be kept, in a place that nobody else has; of those for later only their share.
+    /// Whether one more row may be kept, in a place that nobody else has; those for later must be listed too.
     fn has_place(&mut self, env: &Env<'_>, ahead: bool) -> bool {
-        (!ahead || self.has_place_ahead(env)) && (self.slab.available() > 0 || self.grow(env).unwrap_or(false))
-    }
-
-    fn has_place_ahead(&mut self, env: &Env<'_>) -> bool {
-        let rows =
-            env.context.hot_rows.map_or(usize::MAX, |cap| cap / env.shards).min(self.slab.capacity().max(self.slab.chunk_rows()));
-        let most = (rows / SHARE).max(1);
-        self.retire(most);
-        if self.hints.rows >= most {
-            self.hints.turned_away += 1;
-            return false;
-        }
-        self.hints.order.len() < self.hints.order.capacity() || self.extend_hints(env)
-    }
-
-    fn extend_hints(&mut self, env: &Env<'_>) -> bool {
-        let more = (self.hints.order.len() / 2).max(64);
-        if !env.context.budget.try_reserve(more * HINT_BYTES) {
-            return false;
-        }
-        let before = self.hints.memory_bytes();
-        self.hints.order.reserve_exact(more);
-        env.context.budget.charge(self.hints.memory_bytes() - before);
-        env.context.budget.release(more * HINT_BYTES);
-        true
-    }
-
-    /// Hints whose step has passed leave when rows are wanted, as all that is not used; and, where hints are never used although new
-    /// ones have no place, the oldest.
-    fn retire(&mut self, most: usize) {
-        while let Some(&(row, step)) = self.hints.order.front() {
-            let meta = self.slab.is_known(row).then(|| self.slab.meta(row));
-            let waits = meta.is_some_and(|meta| meta.has(AHEAD) && meta.touches == step);
-            let stuck = self.hints.turned_away * 8 > most || self.hints.order.len() > 2 * most;
-            if waits && !stuck && !self.hints.is_late(step) {
-                return;
-            }
-            self.hints.order.pop_front();
-            if waits && meta.is_some_and(|meta| !meta.has(PINNED)) {
-                self.release_hint(row);
-                if stuck {
-                    return;
-                }
-            }
-        }
+        (!ahead || self.lists_hint(env)) && (self.slab.available() > 0 || self.grow(env).unwrap_or(false))
     }
 }

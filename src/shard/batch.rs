@@ -90,7 +90,7 @@ impl Shard {
         if !missing.is_empty() && env.may_be_cold() {
             missing.sort_unstable();
             let mixed: Vec<u64> = missing.iter().map(|&(mixed, _)| mixed).collect();
-            plan.flight = Some(self.take_off(&mixed, None));
+            plan.flight = Some(self.take_off(env, &mixed, None));
             return Ok(());
         }
         let result = self.place_new(env, batch, plan);

@@ -6,6 +6,7 @@ mod batch;
 mod capture;
 mod demote;
 mod gradients;
+mod hints;
 mod image;
 mod leave;
 mod load;
@@ -16,6 +17,7 @@ mod shrink;
 mod sweep;
 mod values;
 mod view;
+mod waiting;
 
 pub(crate) use ahead::Flight;
 pub(crate) use batch::{Batch, Op};
@@ -26,6 +28,7 @@ pub(crate) use leave::Leaving;
 pub(crate) use plan::Plan;
 pub(crate) use values::Values;
 pub(crate) use view::View;
+pub(crate) use waiting::Together;
 
 use std::ops::RangeInclusive;
 
@@ -114,7 +117,8 @@ pub(crate) struct Shard {
     counts_bytes: usize,
     hand: demote::Hand,
     flights: ahead::Flights,
-    hints: ahead::Hints,
+    hints: hints::Hints,
+    waiting: waiting::Waiting,
     tombstones: usize,
 }
 
@@ -147,7 +151,8 @@ impl Shard {
             counts_bytes: 0,
             hand: demote::Hand::default(),
             flights: ahead::Flights::default(),
-            hints: ahead::Hints::default(),
+            hints: hints::Hints::default(),
+            waiting: waiting::Waiting::default(),
             tombstones: 0,
         };
         if shard.grow(env)? {
@@ -171,6 +176,7 @@ impl Shard {
             + self.counts_bytes
             + self.hand.memory_bytes()
             + self.hints.memory_bytes()
+            + self.waiting.memory_bytes()
     }
 
     /// Hot rows, tombstones not counted.

@@ -65,6 +65,13 @@ impl Plan {
         self.flight.as_ref().is_some_and(Flight::is_read)
     }
 
+    /// Mixed keys that were not hot, and were on their way already when the plan's own flight began.
+    pub(crate) fn on_other_flights(&self) -> impl Iterator<Item = u64> + '_ {
+        let flight = self.flight.as_ref();
+        let missing = self.missing.iter().map(|&(mixed, _)| mixed);
+        missing.filter(move |&mixed| flight.is_some_and(|flight| !flight.brings(mixed)))
+    }
+
     /// Finds the distinct keys, in order of first occurrence.
     pub(super) fn deduplicate(&mut self, keys: &[Key]) {
         let Plan { positions, uniques, owner, seen, .. } = self;

@@ -132,15 +132,26 @@ impl TableInner {
     fn visit(&self, schema: &TableSchema, Part { keys, rows, found }: Part<'_>, buffers: &mut Buffers) -> Result<usize> {
         let Buffers { missing, cold: wanted, found: unasked } = buffers;
         let mut visit = Visit { keys, rows, found: found.unwrap_or(&mut unasked[..keys.len()]) };
-        let (mut hot, mut hints) = self.lookup_hot(schema, &mut visit, missing, wanted);
-        let landed = self.lookup_landed(schema, &mut visit, missing, wanted);
-        (hot, hints) = (hot + landed.0, hints || landed.1);
+        let (hits, awaited) = self.look_up(schema, &mut visit, missing, wanted)?;
+        if awaited.is_empty() { Ok(hits) } else { Ok(hits + self.lookup_landed(schema, &mut visit, missing, awaited)?) }
+    }
+
+    /// Returns the hits, and what is on the way into memory for others: mixed keys and positions.
+    fn look_up(
+        &self,
+        schema: &TableSchema,
+        visit: &mut Visit<'_>,
+        missing: &mut Vec<(u32, bool)>,
+        wanted: &mut Vec<(u64, u32)>,
+    ) -> Result<(usize, Vec<(u64, u32)>)> {
+        let (hot, hints) = self.lookup_hot(schema, visit, missing, wanted);
         // Where a row must be waited for, or came ahead of this use, it is also noted what was used: there is time.
-        let flights = if hints || !wanted.is_empty() { self.note_uses(schema, keys) } else { None };
+        let flights = if hints || !wanted.is_empty() { self.note_uses(schema, visit.keys) } else { None };
+        let awaited = flights.as_ref().map_or_else(Vec::new, |flights| flights.leave_out(wanted));
         let cold = self.lookup_cold(schema, visit, wanted, flights)?;
         self.counters.hot_hits.fetch_add(hot as u64, Ordering::Relaxed);
         self.counters.cold_hits.fetch_add(cold as u64, Ordering::Relaxed);
-        Ok(hot + cold)
+        Ok((hot + cold, awaited))
     }
 
     /// Returns the hits, and whether any was brought ahead; `cold` receives what the cold tier decides.
@@ -194,36 +205,35 @@ impl TableInner {
         self.shards.iter().zip(wanted).map(|(shard, wanted)| wanted.then(|| lock(shard))).collect()
     }
 
-    /// Of what the cold tier decides, looks up what was on its way into memory, once it came; returns the hits.
+    /// Waits for what is on its way into memory for others, and looks it up; what has not come then is read without. After what the
+    /// caller itself brings has landed: else two could wait for each other.
     fn lookup_landed(
         &self,
         schema: &TableSchema,
-        part: &mut Visit<'_>,
+        visit: &mut Visit<'_>,
         missing: &mut Vec<(u32, bool)>,
-        cold: &mut Vec<(u64, u32)>,
-    ) -> (usize, bool) {
-        if cold.is_empty() || !self.wait_for_landing(cold.iter().map(|&(mixed, _)| mixed)) {
-            return (0, false);
-        }
+        awaited: Vec<(u64, u32)>,
+    ) -> Result<usize> {
+        self.wait_for_landing(awaited.iter().map(|&(mixed, _)| mixed), None);
         let dim = schema.dim();
-        let positions: Vec<usize> = cold.iter().map(|&(_, at)| at as usize).collect();
-        let keys: Vec<Key> = positions.iter().map(|&at| part.keys[at]).collect();
+        let keys: Vec<Key> = awaited.iter().map(|&(_, at)| visit.keys[at as usize]).collect();
         let (mut rows, mut found) = (vec![0.0; keys.len() * dim], vec![false; keys.len()]);
         let mut landed = Visit { keys: &keys, rows: &mut rows, found: &mut found };
-        let hits = self.lookup_hot(schema, &mut landed, missing, cold);
-        for ((&at, row), found) in positions.iter().zip(rows.chunks_exact(dim)).zip(found) {
-            part.rows[at * dim..(at + 1) * dim].copy_from_slice(row);
-            part.found[at] = found;
+        let mut wanted = Vec::new();
+        let (hits, mut late) = self.look_up(schema, &mut landed, missing, &mut wanted)?;
+        let hits = hits + self.lookup_cold(schema, &mut landed, &mut late, None)?;
+        for ((&(_, at), row), found) in awaited.iter().zip(rows.chunks_exact(dim)).zip(found) {
+            visit.rows[at as usize * dim..][..dim].copy_from_slice(row);
+            visit.found[at as usize] = found;
         }
-        cold.iter_mut().for_each(|(_, at)| *at = positions[*at as usize] as u32);
-        hits
+        Ok(hits)
     }
 
     /// A row that is promoted, changed or removed between the probe and this read yields its older state: as if read before.
     fn lookup_cold(
         &self,
         schema: &TableSchema,
-        part: Visit<'_>,
+        part: &mut Visit<'_>,
         wanted: &mut [(u64, u32)],
         mut flights: Option<Flights<'_>>,
     ) -> Result<usize> {

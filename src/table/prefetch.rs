@@ -11,15 +11,17 @@ use super::{Table, TableInner};
 use crate::cold::TIME_BYTES;
 use crate::context::{lock, read, write};
 use crate::error::{Error, Result};
-use crate::shard::{Flight, shard_of};
+use crate::shard::{Env, Flight, Together, shard_of};
 use crate::sync::atomic::{AtomicU64, AtomicUsize};
 use crate::sync::{Condvar, Mutex};
 use crate::types::{Key, mix, unmix};
 
-/// Keys of one shard that a thread reads at once, and the bytes that their rows may have.
-const KEYS_A_FLIGHT: usize = 128;
-const FLIGHT_BYTES: usize = 256 << 10;
-/// Bytes of a key on its way beside its row: on the lists of what waits and of what is read.
+/// Rows that a thread reads at once, so that many reads wait for the device and each reader has some; and their bytes.
+const LOT_ROWS: usize = 512;
+const LOT_BYTES: usize = 512 << 10;
+/// A lot has the keys of so many shards, if there are as many.
+const LOT_SHARDS: usize = 4;
+/// Bytes of a key that is being read, beside its row.
 const KEY_BYTES: usize = 64;
 
 /// What of a table is on its way into memory: ahead of its use, or for a batch or a lookup that waits.
@@ -28,6 +30,8 @@ pub(super) struct Ahead {
     /// Calls of `prefetch` so far: each is a step.
     steps: AtomicU64,
     flying: AtomicUsize,
+    /// The shard that the next lot begins with.
+    turn: AtomicUsize,
     /// Counts flights that ended.
     landed: Mutex<u64>,
     changed: Condvar,
@@ -62,8 +66,9 @@ impl Table {
     /// Look-ahead: has the cold rows among `keys` brought into memory in the background, and returns at once.
     ///
     /// Call it for the keys of a batch some batches before it: each call is a step, and rows are kept until a batch uses them or one of a
-    /// later step is used. They are hints: they take at most a quarter of the memory, and where there is none for them they are not
-    /// brought. No row changes, and no result depends on it. Keys wait in a queue of 131,072; when it is full, the call waits.
+    /// later step are used. They are hints: they take at most a quarter of the memory, and where there is none for them they are not
+    /// brought. No row changes, and no result depends on it. Keys wait in a queue of 131,072; when it is full, the call waits, and
+    /// those that a batch has begun to read itself wait no longer.
     /// [`StoreOptions::prefetch_threads`](crate::StoreOptions::prefetch_threads) says how many threads read.
     ///
     /// # Errors
@@ -73,45 +78,19 @@ impl Table {
         if !self.inner.has_cold.load(Acquire) {
             return Ok(());
         }
-        let (step, room) = (self.inner.next_step(), self.inner.keys_a_flight());
+        let (step, room) = (self.inner.next_step(), self.inner.keys_together());
         for (at, mixed) in self.inner.by_shard(keys).into_iter().enumerate() {
             for mixed in mixed.chunks(room) {
-                let bytes = mixed.len() * (KEY_BYTES + self.inner.schema().row_bytes() + TIME_BYTES);
-                if !self.inner.context.budget.try_reserve(bytes) {
+                let together = Together { step, mixed: mixed.into() };
+                if !write(&self.inner.shards[at]).wait_ahead(&self.inner.context, together) {
                     continue;
                 }
-                let work = Bring { table: Arc::clone(&self.inner), at, mixed: mixed.to_vec(), step, bytes };
-                let pushed = self.inner.context.ahead.push(mixed.len(), move || work.run());
+                let table = Arc::clone(&self.inner);
+                let pushed = self.inner.context.ahead.push(mixed.len(), move || table.bring_lot());
                 pushed.map_err(|source| Error::io("start a thread that reads ahead for", "the store".as_ref(), source))?;
             }
         }
         Ok(())
-    }
-}
-
-/// Some keys of a shard to be brought in. Whether that is done or not, their bytes are given back.
-struct Bring {
-    table: Arc<TableInner>,
-    at: usize,
-    mixed: Vec<u64>,
-    step: u16,
-    bytes: usize,
-}
-
-impl Bring {
-    fn run(&self) {
-        let Bring { table, at, mixed, step, .. } = self;
-        if !table.is_dropped()
-            && let Err(error) = table.bring(*at, mixed, *step)
-        {
-            tracing::debug!(%error, "rows could not be brought in ahead");
-        }
-    }
-}
-
-impl Drop for Bring {
-    fn drop(&mut self) {
-        self.table.context.budget.release(self.bytes);
     }
 }
 
@@ -121,8 +100,13 @@ impl TableInner {
         self.ahead.steps.fetch_add(1, Relaxed) as u16
     }
 
-    fn keys_a_flight(&self) -> usize {
-        (FLIGHT_BYTES / self.schema().row_bytes()).clamp(1, KEYS_A_FLIGHT)
+    fn rows_a_lot(&self) -> usize {
+        (LOT_BYTES / self.schema().row_bytes()).clamp(1, LOT_ROWS)
+    }
+
+    /// Keys of a shard that wait and are read together.
+    fn keys_together(&self) -> usize {
+        self.rows_a_lot().div_ceil(self.shards.len().min(LOT_SHARDS))
     }
 
     /// The mixed keys of each shard, ascending, each once.
@@ -136,39 +120,71 @@ impl TableInner {
         of_shards
     }
 
-    /// Brings the rows of some keys of a shard into memory.
-    fn bring(&self, at: usize, mixed: &[u64], step: u16) -> Result<()> {
-        let (schema, shard) = (self.schema(), &self.shards[at]);
-        let env = self.env(&schema);
-        self.let_leave(&env, shard)?;
-        {
-            let _moving = read(&self.moves);
-            let mut flight = write(shard).take_off(mixed, Some(step));
-            if flight.keys() == 0 {
-                return Ok(());
-            }
-            let _airborne = self.ahead.begin(flight.keys());
-            let result = Flight::read_all(&env, &mut [&mut flight]);
-            write(shard).land(&env, &flight);
-            result?;
+    /// Brings a lot of the rows that wait longest into memory.
+    fn bring_lot(&self) {
+        if self.is_dropped() {
+            return;
+        }
+        let schema = self.schema();
+        if let Err(error) = self.try_bring_lot(&self.env(&schema)) {
+            tracing::debug!(%error, "rows could not be brought in ahead");
         }
         self.demote_to_cap(&schema);
-        Ok(())
     }
 
-    /// Waits until none of these keys is being read ahead; returns whether any was.
-    pub(super) fn wait_for_landing(&self, mixed: impl Iterator<Item = u64>) -> bool {
-        if self.ahead.flying.load(Acquire) == 0 {
-            return false;
+    fn try_bring_lot(&self, env: &Env<'_>) -> Result<()> {
+        for shard in &self.shards {
+            self.let_leave(env, shard)?;
+        }
+        let _moving = read(&self.moves);
+        let (mut flights, bytes) = self.take_off(env);
+        let _airborne = self.ahead.begin(flights.iter().map(|(_, flight)| flight.keys()).sum());
+        let result = Flight::read_all(env, &mut flights.iter_mut().map(|(_, flight)| flight).collect::<Vec<_>>());
+        for (at, flight) in &flights {
+            write(&self.shards[*at]).land(env, flight);
+        }
+        env.context.budget.release(bytes);
+        result
+    }
+
+    /// The flights of a lot, in the order of their shards, and the bytes of the budget that they have.
+    fn take_off(&self, env: &Env<'_>) -> (Vec<(usize, Flight)>, usize) {
+        let (most, shards) = (self.rows_a_lot(), self.shards.len());
+        let (mut flights, mut rows) = (Vec::new(), 0);
+        // What waits is many keys, what is read few: their rows are charged only now.
+        let key_bytes = KEY_BYTES + env.schema.row_bytes() + TIME_BYTES;
+        let bytes_at_most = self.keys_together() * key_bytes;
+        let first = self.ahead.turn.fetch_add(1, Relaxed);
+        for at in (first..first + shards).map(|at| at % shards) {
+            if rows >= most || !env.context.budget.try_reserve(bytes_at_most) {
+                break;
+            }
+            let mut shard = write(&self.shards[at]);
+            let together = shard.next_ahead(env.context);
+            let flight = together.map(|together| shard.take_off(env, &together.mixed, Some(together.step))).unwrap_or_default();
+            env.context.budget.release(bytes_at_most - flight.keys() * key_bytes);
+            if flight.keys() > 0 {
+                rows += flight.keys();
+                flights.push((at, flight));
+            }
+        }
+        flights.sort_unstable_by_key(|(at, _)| *at);
+        (flights, rows * key_bytes)
+    }
+
+    /// Waits until none of these mixed keys, none of which is among the caller's `own` ones, is on its way into memory.
+    pub(super) fn wait_for_landing(&self, mixed: impl Iterator<Item = u64>, own: Option<&Airborne<'_>>) {
+        let own = own.map_or(0, |own| own.keys);
+        if self.ahead.flying.load(Acquire) <= own {
+            return;
         }
         let is_flying = |key: &Key| read(self.shard(*key)).is_flying(*key);
         let awaited: Vec<Key> = mixed.map(unmix).filter(is_flying).collect();
         let mut landed = lock(&self.ahead.landed);
         // Flights of tests land when these say so.
-        while self.ahead.flying.load(Acquire) > 0 && awaited.iter().any(is_flying) {
+        while self.ahead.flying.load(Acquire) > own && awaited.iter().any(is_flying) {
             landed = self.ahead.changed.wait(landed).unwrap_or_else(PoisonError::into_inner);
         }
-        !awaited.is_empty()
     }
 }
 
@@ -179,7 +195,7 @@ impl Table {
     pub fn begin_prefetch(&self, keys: &[Key]) -> Result<()> {
         let (schema, step) = (self.inner.schema(), self.inner.next_step());
         for (at, mixed) in self.inner.by_shard(keys).iter().enumerate() {
-            let mut flight = write(&self.inner.shards[at]).take_off(mixed, Some(step));
+            let mut flight = write(&self.inner.shards[at]).take_off(&self.inner.env(&schema), mixed, Some(step));
             Flight::read_all(&self.inner.env(&schema), &mut [&mut flight])?;
             lock(&self.inner.ahead.held).push((at, flight));
         }

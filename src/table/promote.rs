@@ -23,6 +23,12 @@ pub(super) struct Flights<'a> {
 }
 
 impl Flights<'_> {
+    /// Takes those out of some mixed keys that are on no flight of this lookup: hot by now, or on another's.
+    pub(super) fn leave_out(&self, wanted: &mut Vec<(u64, u32)>) -> Vec<(u64, u32)> {
+        let brings = |mixed: u64| self.of_shards[shard_of(mixed, self.of_shards.len())].brings(mixed);
+        wanted.extract_if(.., |&mut (mixed, _)| !brings(mixed)).collect()
+    }
+
     /// The value of a mixed key was read. In the order of the keys.
     pub(super) fn offer(&mut self, mixed: u64, value: &[u8]) {
         let shard = shard_of(mixed, self.of_shards.len());

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::lookup::check_length;
 use super::pool::{Jobs, run_free_first};
+use super::prefetch::Airborne;
 use super::{Table, TableInner, Update};
 use crate::context::{Context, lock, read, write};
 use crate::error::{Error, Result};
@@ -263,6 +264,12 @@ impl<'a> Part<'a> {
         }
         Part { table, schema, batch, given, plans }
     }
+
+    /// Waits for the rows that were on their way when this batch was to read them.
+    fn wait_for_others(&self, own: &Airborne<'_>) {
+        let others = self.plans.iter().filter(|plan| plan.is_read()).flat_map(Plan::on_other_flights);
+        self.table.wait_for_landing(others, Some(own));
+    }
 }
 
 /// Prepares a batch in all its tables, or in none.
@@ -295,10 +302,11 @@ fn try_prepare(parts: &mut [Part<'_>]) -> Result<()> {
 /// Brings up the cold rows of all shards, which are open to others while they are read.
 fn bring_cold(parts: &mut [Part<'_>]) -> Result<()> {
     let keys = |part: &Part<'_>| part.plans.iter().filter_map(|plan| plan.flight.as_ref()).map(Flight::keys).sum();
-    let cold = parts.iter().map(|part| (part.table, keys(part))).filter(|&(_, keys)| keys > 0);
+    let cold = parts.iter().enumerate().map(|(at, part)| (at, part.table, keys(part))).filter(|&(.., keys)| keys > 0);
     // Nothing of the heap where all rows are in memory.
-    let _airborne: Vec<_> = cold.map(|(table, keys)| table.ahead.begin(keys)).collect();
+    let airborne: Vec<_> = cold.map(|(at, table, keys)| (at, table.ahead.begin(keys))).collect();
     while read_lot(parts)? > 0 {
+        airborne.iter().for_each(|(at, own)| parts[*at].wait_for_others(own));
         let results =
             each_shard(parts, Plan::is_read, |work, shard, plan| shard.promote(&work.table.env(work.schema), work.batch, plan));
         results.into_iter().collect::<Result<()>>()?;
