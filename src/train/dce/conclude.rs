@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::autoencoder::{Events, Said};
 use super::data::{Session, When};
-use super::heads::{Example, examples, rows};
+use super::heads::{Examples, rows};
 use super::moment::sets;
 use super::report::{DceReport, Reconstruction, TaskReport};
 use super::run::{CHUNK, Job};
@@ -97,18 +97,17 @@ impl Frequencies {
 }
 
 fn tasks(job: &Job<'_>) -> Result<Vec<TaskReport>> {
-    let (learned, tried) = (examples(job.data, job.split, true), examples(job.data, job.split, false));
+    let (learned, tried) = (Examples::new(job.data, job.split, true), Examples::new(job.data, job.split, false));
     let norms = job.norms(&learned)?;
     let heads = &job.state.heads;
     let mut scores = heads.no_scores();
     let mut before = 0;
     let mut plain: Vec<[Scores; 2]> = job.data.tasks.iter().map(|_| [Scores::new(2), Scores::new(2)]).collect();
     let mut moments = Vec::new();
-    for chunk in tried.chunks(CHUNK) {
-        let chunk: Vec<&Example> = chunk.iter().collect();
-        rows(&job.tables.moments, &chunk, &mut moments)?;
-        heads.score(&chunk, &moments, &norms, &mut scores)?;
-        add_plain(job, &chunk, &moments, &mut plain);
+    for chunk in tried.keys.chunks(CHUNK) {
+        rows(&job.tables.moments, chunk, &mut moments)?;
+        heads.score(&tried, chunk, &moments, &norms, &mut scores)?;
+        add_plain(job, &tried, chunk, &moments, &mut plain);
     }
     let mut reports = Vec::new();
     for (task, asked) in job.data.tasks.iter().enumerate() {
@@ -121,7 +120,7 @@ fn tasks(job: &Job<'_>) -> Result<Vec<TaskReport>> {
             plain[task].iter().zip(names).filter(|(plain, _)| plain.samples() > 0).map(|(p, name)| p.figures(name, false)),
         );
         figures.extend(own.iter().zip(sets).map(|(scores, set)| scores.figures(set.name, true)));
-        let count = |all: &[Example]| all.iter().filter(|example| example.classes[task].is_some()).count() as u64;
+        let count = |all: &Examples<'_>| all.keys.iter().filter(|moment| all.class(**moment, task).is_some()).count() as u64;
         reports.push(TaskReport {
             name: asked.name.to_string(),
             learned: count(&learned),
@@ -134,7 +133,7 @@ fn tasks(job: &Job<'_>) -> Result<Vec<TaskReport>> {
 }
 
 /// Two numbers that need no head: how often it came true for the customer so far, and how unlike the customer the session is.
-fn add_plain(job: &Job<'_>, chunk: &[&Example], moments: &[f32], plain: &mut [[Scores; 2]]) {
+fn add_plain(job: &Job<'_>, tried: &Examples<'_>, chunk: &[Key], moments: &[f32], plain: &mut [[Scores; 2]]) {
     let mut from = 0;
     for ((task, asked), [rate, likelihood]) in job.data.tasks.iter().enumerate().zip(plain) {
         let yes = job.layout.outcome(from + 1);
@@ -142,8 +141,8 @@ fn add_plain(job: &Job<'_>, chunk: &[&Example], moments: &[f32], plain: &mut [[S
         if asked.classes > 2 {
             continue;
         }
-        for (example, row) in chunk.iter().zip(moments.chunks_exact(job.layout.moment())) {
-            if let Some(class) = example.classes[task] {
+        for (moment, row) in chunk.iter().zip(moments.chunks_exact(job.layout.moment())) {
+            if let Some(class) = tried.class(*moment, task) {
                 rate.add(&[row[yes]], &[class]);
                 if asked.when == When::Logout {
                     likelihood.add(&[-row[job.layout.likelihood()]], &[class]);

@@ -8,7 +8,7 @@ use candle_core::Result as CandleResult;
 use super::autoencoder::softmax;
 use super::data::{Sessions, Task, When};
 use super::gru::tensor;
-use super::moment::{Layout, key, sets};
+use super::moment::{Layout, key, moment_of, sets};
 use super::options::DceOptions;
 use super::scores::Scores;
 use crate::train::affine::values;
@@ -17,41 +17,47 @@ use crate::train::data::synthetic::Counter;
 use crate::train::dense::{Layer, Schedule, model};
 use crate::{Key, Result, Table, UnixSeconds};
 
-/// A moment, and the class of each task that asks then.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Example {
-    pub(crate) key: Key,
-    pub(crate) session: usize,
-    /// By task; None where it asks at another time, or its label may not be used.
-    pub(crate) classes: Vec<Option<u32>>,
+/// Moments that are learned from or tried on, and what came true for each.
+///
+/// Eight bytes a moment: the classes are looked up in the data.
+pub(crate) struct Examples<'a> {
+    /// The moments, by login, that of a login before that of its logout.
+    pub(crate) keys: Vec<Key>,
+    data: &'a Sessions,
+    split: UnixSeconds,
+    learn: bool,
 }
 
-/// The moments to learn from (`learn`), whose labels are known before the split, or those to be tried on, after it.
-///
-/// Sessions without a past are left out: for them there is nothing to tell the features apart.
-pub(crate) fn examples(data: &Sessions, split: UnixSeconds, learn: bool) -> Vec<Example> {
-    let mut seen = std::collections::HashSet::new();
-    let mut examples = Vec::new();
-    for (at, session) in data.sessions.iter().enumerate() {
-        let has_past = seen.contains(&session.customer);
-        if !session.probe {
-            seen.insert(session.customer);
-        }
-        if !has_past || (session.start < split) != learn {
-            continue;
-        }
-        for when in [When::Login, When::Logout] {
-            let usable = |task: &Task, label: &Option<super::data::Label>| {
-                label.filter(|label| task.when == when && (!learn || label.known < split)).map(|label| label.class)
-            };
-            let classes: Vec<Option<u32>> =
-                data.tasks.iter().zip(&session.labels).map(|(task, label)| usable(task, label)).collect();
-            if classes.iter().any(Option::is_some) {
-                examples.push(Example { key: key(at, when), session: at, classes });
+impl<'a> Examples<'a> {
+    /// The moments to learn from (`learn`), whose labels are known before the split, or those to be tried on, after it.
+    ///
+    /// Sessions without a past are left out: for them there is nothing to tell the features apart.
+    pub(crate) fn new(data: &'a Sessions, split: UnixSeconds, learn: bool) -> Examples<'a> {
+        let mut seen = std::collections::HashSet::new();
+        let mut examples = Examples { keys: Vec::new(), data, split, learn };
+        for (at, session) in data.sessions.iter().enumerate() {
+            let has_past = seen.contains(&session.customer);
+            if !session.probe {
+                seen.insert(session.customer);
+            }
+            if !has_past || (session.start < split) != learn {
+                continue;
+            }
+            for moment in [key(at, When::Login), key(at, When::Logout)] {
+                if (0..data.tasks.len()).any(|task| examples.class(moment, task).is_some()) {
+                    examples.keys.push(moment);
+                }
             }
         }
+        examples
     }
-    examples
+
+    /// What came true for a task; None where it asks at another time, or its label may not be used.
+    pub(crate) fn class(&self, moment: Key, task: usize) -> Option<u32> {
+        let (session, when) = moment_of(moment);
+        let label = self.data.sessions.get(session)?.labels.get(task).copied().flatten()?;
+        (self.data.tasks[task].when == when && (!self.learn || label.known < self.split)).then_some(label.class)
+    }
 }
 
 struct Head {
@@ -123,11 +129,11 @@ impl Heads {
     }
 
     /// Learns a batch of moments (`rows`) in all heads. The rate falls to nothing over the passes: `left` is what is left of it.
-    pub(crate) fn train(&mut self, examples: &[&Example], rows: &[f32], norms: &Norms, left: f32) -> Result<()> {
+    pub(crate) fn train(&mut self, examples: &Examples<'_>, batch: &[Key], rows: &[f32], norms: &Norms, left: f32) -> Result<()> {
         let (rate, decay) = (self.rate * left, self.decay);
         let mut run = || -> CandleResult<()> {
             for head in &mut self.heads {
-                let (features, targets) = head.features(examples, rows, norms);
+                let (features, targets) = head.features(examples, batch, rows, norms);
                 if targets.is_empty() {
                     continue;
                 }
@@ -146,10 +152,17 @@ impl Heads {
     }
 
     /// Adds what each head says of a batch of moments.
-    pub(crate) fn score(&self, examples: &[&Example], rows: &[f32], norms: &Norms, scores: &mut [Scores]) -> Result<()> {
+    pub(crate) fn score(
+        &self,
+        examples: &Examples<'_>,
+        batch: &[Key],
+        rows: &[f32],
+        norms: &Norms,
+        scores: &mut [Scores],
+    ) -> Result<()> {
         let run = || -> CandleResult<()> {
             for (head, scores) in self.heads.iter().zip(scores) {
-                let (features, targets) = head.features(examples, rows, norms);
+                let (features, targets) = head.features(examples, batch, rows, norms);
                 if targets.is_empty() {
                     continue;
                 }
@@ -183,12 +196,12 @@ impl Heads {
 }
 
 impl Head {
-    /// The features, and classes, of the examples that are of its task.
-    fn features(&self, examples: &[&Example], rows: &[f32], norms: &Norms) -> (Vec<f32>, Vec<u32>) {
+    /// The features, and classes, of those of a batch that are of its task.
+    fn features(&self, examples: &Examples<'_>, batch: &[Key], rows: &[f32], norms: &Norms) -> (Vec<f32>, Vec<u32>) {
         let width = norms.mean.len();
         let (mut features, mut targets) = (Vec::new(), Vec::new());
-        for (example, row) in examples.iter().zip(rows.chunks_exact(width)) {
-            let Some(class) = example.classes[self.task] else { continue };
+        for (moment, row) in batch.iter().zip(rows.chunks_exact(width)) {
+            let Some(class) = examples.class(*moment, self.task) else { continue };
             targets.push(class);
             // What is far out in the part that was learned from, or was constant there, may not decide alone.
             features.extend(self.lanes.iter().map(|at| ((row[*at] - norms.mean[*at]) * norms.scale[*at]).clamp(-5.0, 5.0)));
@@ -209,8 +222,7 @@ impl Head {
 }
 
 /// The moments' rows of a batch.
-pub(crate) fn rows(table: &Table, examples: &[&Example], rows: &mut Vec<f32>) -> Result<()> {
-    let keys: Vec<Key> = examples.iter().map(|example| example.key).collect();
-    rows.resize(keys.len() * table.dim(), 0.0);
-    table.lookup(&keys, rows).map(|_| ())
+pub(crate) fn rows(table: &Table, batch: &[Key], rows: &mut Vec<f32>) -> Result<()> {
+    rows.resize(batch.len() * table.dim(), 0.0);
+    table.lookup(batch, rows).map(|_| ())
 }

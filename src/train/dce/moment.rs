@@ -225,6 +225,11 @@ pub(crate) fn key(session: usize, when: When) -> Key {
     2 * session as Key + u64::from(when == When::Logout)
 }
 
+/// Whose key that is.
+pub(crate) fn moment_of(key: Key) -> (usize, When) {
+    ((key / 2) as usize, if key % 2 == 1 { When::Logout } else { When::Login })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

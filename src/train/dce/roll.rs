@@ -110,22 +110,25 @@ impl<'a> Roll<'a> {
         }
     }
 
-    /// Goes on after the sessions before `at`, whose last batch began at `rolled`.
-    pub(crate) fn resume(&mut self, at: usize, rolled: UnixSeconds) {
-        (0..at).for_each(|session| self.await_labels(session));
-        while self.pending.peek().is_some_and(|Reverse((known, ..))| *known <= rolled) {
-            self.pending.pop();
+    /// Goes on after the sessions before `at`, rolled in batches of at most `most`, the last of which began at `rolled`.
+    pub(crate) fn resume(&mut self, at: usize, most: usize, rolled: UnixSeconds) {
+        let mut last = 0..0;
+        while last.end < at {
+            last = self.batch(last.end, most);
         }
+        // The last batch counted what was known when it began before it awaited labels of its own, known by then or not.
+        (0..last.start).for_each(|session| self.await_labels(session, Some(rolled)));
+        last.for_each(|session| self.await_labels(session, None));
     }
 
-    fn await_labels(&mut self, session: usize) {
+    /// Waits for the labels of a session, but for those known by `counted`.
+    fn await_labels(&mut self, session: usize, counted: Option<UnixSeconds>) {
         let labels = &self.data.sessions[session].labels;
         if self.data.sessions[session].probe {
             return;
         }
-        let known =
-            labels.iter().enumerate().filter_map(|(task, label)| label.map(|label| Reverse((label.known, session, task))));
-        self.pending.extend(known);
+        let known = labels.iter().enumerate().filter_map(|(task, label)| label.map(|label| (label.known, session, task)));
+        self.pending.extend(known.filter(|(known, ..)| counted.is_none_or(|counted| *known > counted)).map(Reverse));
     }
 
     /// The sessions from `from` on that make a batch.
@@ -200,7 +203,7 @@ impl<'a> Roll<'a> {
             self.tables.moments.assign(&keys, &rows, &update)?;
         }
         self.remember(sessions, &pasts, &step, (&after.sequence, &after.context), &update)?;
-        batch.for_each(|session| self.await_labels(session));
+        batch.for_each(|session| self.await_labels(session, None));
         Ok(now)
     }
 

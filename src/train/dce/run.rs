@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::autoencoder::{Autoencoder, Events, Said};
 use super::customer::{CustomerEncoder, Step};
 use super::data::{Session, Sessions};
-use super::heads::{Example, Heads, Norms, examples, rows};
+use super::heads::{Examples, Heads, Norms, rows};
 use super::moment::{Counted, Layout, time};
 use super::options::{DceOptions, Tables};
 use super::plan::{Windows, order, train_sessions};
@@ -277,7 +277,7 @@ impl Job<'_> {
             let state = &self.state;
             let frozen = Frozen { encoder: &state.customers, norms: &state.norms, decay: state.decay, weight: state.weight };
             let mut roll = Roll::new(self.data, &self.tables, &self.layout, frozen, self.split);
-            roll.resume(state.step as usize, state.rolled);
+            roll.resume(state.step as usize, self.options.batch, state.rolled);
             let (mut at, mut rolled, mut batches) = (state.step as usize, state.rolled, 0);
             let room = self.room();
             while at < sessions && batches < room {
@@ -295,20 +295,20 @@ impl Job<'_> {
     }
 
     fn learn_heads(&mut self) -> Result<bool> {
-        let all = examples(self.data, self.split, true);
+        let all = Examples::new(self.data, self.split, true);
         let norms = self.norms(&all)?;
-        let batches = all.len().div_ceil(CHUNK) as u64;
+        let batches = all.keys.len().div_ceil(CHUNK) as u64;
         let total = batches * self.options.head_epochs as u64;
         let (mut epoch, mut batch_order, mut moments) = (u64::MAX, Vec::new(), Vec::new());
         while self.state.step < total {
             if epoch != self.state.step / batches {
                 epoch = self.state.step / batches;
-                batch_order = order(&vec![0; all.len()], CHUNK, self.options.seed ^ 0x4ead, epoch);
+                batch_order = order(&vec![0; all.keys.len()], CHUNK, self.options.seed ^ 0x4ead, epoch);
             }
-            let batch: Vec<&Example> = batch_order[(self.state.step % batches) as usize].iter().map(|at| &all[*at]).collect();
+            let batch: Vec<Key> = batch_order[(self.state.step % batches) as usize].iter().map(|at| all.keys[*at]).collect();
             rows(&self.tables.moments, &batch, &mut moments)?;
             let left = 1.0 - self.state.step as f32 / total as f32;
-            self.state.heads.train(&batch, &moments, &norms, left)?;
+            self.state.heads.train(&all, &batch, &moments, &norms, left)?;
             if !self.done(total)? {
                 return Ok(false);
             }
@@ -317,10 +317,10 @@ impl Job<'_> {
     }
 
     /// Of the moments that are learned from.
-    pub(crate) fn norms(&self, all: &[Example]) -> Result<Norms> {
-        let mut chunks = all.chunks(CHUNK);
+    pub(crate) fn norms(&self, all: &Examples<'_>) -> Result<Norms> {
+        let mut chunks = all.keys.chunks(CHUNK);
         Norms::new(self.layout.moment(), |into| match chunks.next() {
-            Some(chunk) => rows(&self.tables.moments, &chunk.iter().collect::<Vec<_>>(), into).map(|()| true),
+            Some(chunk) => rows(&self.tables.moments, chunk, into).map(|()| true),
             None => Ok(false),
         })
     }

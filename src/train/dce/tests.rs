@@ -3,7 +3,7 @@
 
 use super::bank::Bank;
 use super::data::{Label, Session, Sessions, Task, When, event, simulate};
-use super::heads::examples;
+use super::heads::Examples;
 use super::moment::{Layout, Part};
 use super::*;
 use crate::{Error, Key, Store, StoreOptions, Update};
@@ -136,10 +136,13 @@ fn nothing_that_comes_later_changes_what_was_known() {
     let early = data.sessions[data.sessions.len() / 2].start;
     assert_ne!(before(&data, early).1, before(&shuffled(&data, early), early).1);
     // A label that is known only after the split is not learned from.
-    let learned = examples(&data, split, true);
-    let all = learned.iter().flat_map(|example| example.classes.iter().zip(&data.sessions[example.session].labels));
-    assert!(all.filter(|(class, _)| class.is_some()).all(|(_, label)| label.unwrap().known < split));
-    assert!(learned.iter().any(|example| example.classes[0].is_some()));
+    let learned = Examples::new(&data, split, true);
+    let usable = |key: &&Key, task| learned.class(**key, task).is_some();
+    let label = |key: &Key, task: usize| data.sessions[moment::moment_of(*key).0].labels[task].unwrap();
+    for task in 0..data.tasks.len() {
+        let mut keys = learned.keys.iter().filter(|key| usable(key, task)).peekable();
+        assert!(keys.peek().is_some() && keys.all(|key| label(key, task).known < split));
+    }
 }
 
 /// A customer's sessions at these days; another customer's every day, so that the clock goes on.
@@ -174,6 +177,26 @@ fn customers_who_stay_away_are_forgotten() {
         row[layout.range(Part::Sequence)].iter().any(|x| *x != 0.0)
     };
     assert!(known(87) && !known(85));
+}
+
+#[test]
+fn labels_known_at_the_login_count_however_often_it_commits() {
+    let mut data = visits(&[0, 2, 4, 90]);
+    data.sessions
+        .iter_mut()
+        .for_each(|session| session.labels[0] = session.labels[0].map(|l| Label { known: session.start, ..l }));
+    let rolled = |commit_every: u64| {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir, 1_000);
+        let report = train(&store, &data, &DceOptions { commit_every, ..options() });
+        let mut counts = vec![0.0; 2];
+        store.table(OUTCOME_TABLE).unwrap().lookup(&[7], &mut counts).unwrap();
+        // All but the last day's, which nothing came after.
+        assert_eq!(counts, [50.0, 49.0]);
+        (store.digest().unwrap(), figures(&report))
+    };
+    assert_eq!(rolled(0), rolled(1));
+    assert_eq!(rolled(0), rolled(7));
 }
 
 #[test]
