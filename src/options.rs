@@ -94,6 +94,7 @@ impl Retention {
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
     pub(crate) memory_budget: usize,
+    pub(crate) cold_memory: Option<usize>,
     pub(crate) hot_rows: Option<usize>,
     pub(crate) threads: usize,
     pub(crate) prefetch_threads: Option<usize>,
@@ -120,6 +121,7 @@ impl Default for StoreOptions {
     fn default() -> Self {
         StoreOptions {
             memory_budget: DEFAULT_MEMORY_BUDGET,
+            cold_memory: None,
             hot_rows: None,
             threads: 0,
             prefetch_threads: None,
@@ -148,6 +150,28 @@ impl StoreOptions {
     #[must_use]
     pub fn memory_budget(mut self, bytes: usize) -> Self {
         self.memory_budget = bytes;
+        self
+    }
+
+    /// Bytes of the memory budget that the cold tier takes, at least 8 MiB; they stay its own while the store is open. Default: an eighth
+    /// of the budget, 8 to 256 MiB. What is left of the budget holds rows.
+    ///
+    /// Half of them, or more, hold filters and indexes of cold keys, the rest rows that wait to be written, and buffers. A cold key
+    /// needs 1.25 bytes of filter and, of index, 16 bytes for each 4 KiB of rows: [`plan`](crate::plan) sums them up. Where they do not
+    /// fit a lookup of a cold row reads pages of them first, and that of a key without a row is no longer free of reads. More of them
+    /// than that only takes memory from rows. Rows that wait to be written hold up to a quarter: the more of them, the fewer files are merged.
+    ///
+    /// `Store::open` refuses less than 8 MiB with [`Error::InvalidOption`](crate::Error::InvalidOption), and more than the budget has
+    /// beside what a commit keeps with [`Error::BudgetTooSmall`](crate::Error::BudgetTooSmall).
+    ///
+    /// ```
+    /// use embedrock::{Optimizer, StoreOptions, plan};
+    /// let plan = plan(100_000_000, 64, &Optimizer::adagrad(0.05));
+    /// let options = StoreOptions::default().memory_budget(4 << 30).cold_memory(plan.cold_memory_bytes as usize);
+    /// ```
+    #[must_use]
+    pub fn cold_memory(mut self, bytes: usize) -> Self {
+        self.cold_memory = Some(bytes);
         self
     }
 

@@ -10,6 +10,16 @@ const META_BYTES: u64 = size_of::<crate::slab::RowMeta>() as u64;
 const INDEX_BYTES: u64 = 8;
 /// Bytes of a cold row beside its lanes: key, time, and RocksDB's framing, filter and index.
 const COLD_OVERHEAD_BYTES: u64 = 26;
+/// Bytes of a cold row beside its lanes in a block of rows: key with RocksDB's sequence number, lengths, time.
+const BLOCK_ENTRY_BYTES: u64 = 23;
+/// Bytes of a block of rows, about: one ends with the row that fills it.
+const BLOCK_BYTES: u64 = 4 << 10;
+/// Bytes of index a block of rows has.
+const BLOCK_INDEX_BYTES: u64 = 16;
+/// Bits of filter a cold row has.
+const FILTER_BITS: u64 = 10;
+/// Half of the cold tier's memory is for filters and indexes, whatever waits to be written.
+const FILTER_SHARE: u64 = 2;
 
 /// An estimate; see [`plan`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +32,9 @@ pub struct Plan {
     pub memory_bytes: u64,
     /// Bytes of disk for all rows cold, before compaction's slack.
     pub cold_bytes: u64,
+    /// Bytes of [`StoreOptions::cold_memory`](crate::StoreOptions::cold_memory) that hold filters and indexes of all rows cold: so many
+    /// once they are merged, up to twice as many before, when files hold older copies of rows too.
+    pub cold_memory_bytes: u64,
     /// Bytes of a base with all rows hot: what each checkpoint writes at most.
     pub base_bytes: u64,
 }
@@ -42,6 +55,14 @@ pub fn plan(rows: u64, dim: usize, optimizer: &Optimizer) -> Plan {
         hot_row_bytes,
         memory_bytes: rows.saturating_mul(hot_row_bytes),
         cold_bytes: rows.saturating_mul(row_bytes.saturating_add(COLD_OVERHEAD_BYTES)),
+        cold_memory_bytes: cold_index_bytes(rows, row_bytes).saturating_mul(FILTER_SHARE),
         base_bytes: rows.saturating_mul(row_bytes.saturating_add(crate::shard::IMAGE_HEADER_BYTES as u64)),
     }
+}
+
+/// Bytes of filters and indexes of so many cold rows, merged.
+pub(crate) fn cold_index_bytes(rows: u64, row_bytes: u64) -> u64 {
+    let rows_a_block = BLOCK_BYTES / row_bytes.saturating_add(BLOCK_ENTRY_BYTES) + 1;
+    let index = rows.div_ceil(rows_a_block).saturating_mul(BLOCK_INDEX_BYTES);
+    (rows / 8).saturating_mul(FILTER_BITS).saturating_add(index)
 }

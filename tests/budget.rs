@@ -9,6 +9,8 @@ use embedrock::{Error, Optimizer, Store, StoreOptions, Table, TableSchema, Updat
 const DIM: usize = 32;
 /// What the cold tier takes of the smallest budgets.
 const COLD: usize = if cfg!(feature = "rocksdb") { 8 << 20 } else { 0 };
+/// The least that it may be given.
+const COLD_FLOOR: usize = 8 << 20;
 
 fn options(budget: usize) -> StoreOptions {
     StoreOptions::default().memory_budget(budget).threads(2)
@@ -99,6 +101,47 @@ fn the_budget_changes_while_the_store_is_open() {
     check(&table, rows, batches);
     count(&table, &keys(batches, rows), batches);
     check(&table, rows, batches + 1);
+}
+
+#[test]
+fn the_cold_tier_takes_what_it_is_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let held = |options: StoreOptions| Store::open(&path, options).map(|store| store.stats().memory_bytes);
+    let refused = held(options(64 << 20).cold_memory(COLD_FLOOR - 1)).unwrap_err();
+    assert!(matches!(&refused, Error::InvalidOption { option: "cold_memory", what } if what.contains("8388608")), "{refused}");
+    if cfg!(feature = "rocksdb") {
+        for given in [64 << 20, usize::MAX] {
+            let refused = held(options(64 << 20).cold_memory(given)).unwrap_err();
+            assert!(
+                matches!(refused, Error::BudgetTooSmall { needed, budget } if needed > budget && budget == 64 << 20),
+                "{refused}"
+            );
+        }
+    }
+    assert!(!path.exists(), "what is refused leaves nothing behind");
+    let by_default = held(options(128 << 20)).unwrap();
+    assert_eq!(held(options(128 << 20).cold_memory(16 << 20)).unwrap(), by_default);
+    let more = held(options(128 << 20).cold_memory(96 << 20)).unwrap() - by_default;
+    assert_eq!(more, if cfg!(feature = "rocksdb") { 80 << 20 } else { 0 });
+}
+
+#[test]
+fn rows_outlive_little_and_much_cold_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let (budget, rows, batches) = (24 << 20, 60_000, 40);
+    for (at, cold) in [COLD_FLOOR, 16 << 20].into_iter().enumerate() {
+        let store = Store::open(dir.path().join(at.to_string()), options(budget).cold_memory(cold)).unwrap();
+        let table = store.create_table(schema().initializer(embedrock::Initializer::zeros())).unwrap();
+        let most = churn(&store, &table, rows, batches);
+        let stats = store.stats();
+        assert!(
+            most <= budget && stats.cold_memory_bytes <= cold,
+            "{most} bytes of {budget}, {} of {cold}",
+            stats.cold_memory_bytes
+        );
+        check(&table, rows, batches);
+    }
 }
 
 #[test]

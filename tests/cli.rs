@@ -59,7 +59,7 @@ fn a_senseless_command_line_is_exit_code_2_and_changes_nothing() {
         ("fly", "unrecognized subcommand"),
         ("inspect", "required"),
         ("inspect x --memory-budget 1PiB", "'PiB' is no unit: use KiB, MiB or GiB"),
-        ("inspect x --memory-budget MiB", "is no size: write e.g. 64MiB"),
+        ("inspect x --cold-memory MiB", "is no size: write e.g. 64MiB"),
         ("restore x --to y --at 7", "write TIMELINE.SEQUENCE"),
         ("plan --rows 1 --dim 0", "1..=65536"),
         ("follow x --replica y --interval 10", "'10' is no time: write e.g. 10s"),
@@ -243,7 +243,7 @@ fn checkpoint_plan_and_generate_say_what_they_did() {
 
     let plan = place.json("plan --rows 1000000 --dim 64 --optimizer adam");
     assert_eq!(plan["row_bytes"].as_u64(), Some(64 * 3 * 4 + 8));
-    assert!(plan["memory_bytes"].as_u64() > Some(776_000_000));
+    assert!(plan["memory_bytes"].as_u64() > Some(776_000_000) && plan["cold_memory_bytes"].as_u64() > Some(7_000_000));
     assert!(place.ok("plan --rows 10 --dim 2").contains("10 rows of dim 2 with adagrad"));
 }
 

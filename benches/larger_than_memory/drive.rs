@@ -25,6 +25,9 @@ pub(crate) struct Site {
     /// f32s of a row.
     pub(crate) dim: usize,
     pub(crate) budget: usize,
+    /// Bytes of the budget, if said.
+    #[allow(dead_code, reason = "the peers have no such share")]
+    pub(crate) cold_memory: Option<usize>,
     pub(crate) callers: usize,
     pub(crate) keep: bool,
     /// The directory that this process only fills, for another that measures.

@@ -32,10 +32,9 @@ fn schema(site: &Site) -> TableSchema {
     TableSchema::new("rows", site.dim).optimizer(optimizer).missing(Missing::Zeros).initializer(Initializer::zeros())
 }
 
-fn made(site: &Site, dir: PathBuf, name: &'static str, budget: usize, keep: bool) -> Result<InStore, Failure> {
-    let options = || StoreOptions::default().memory_budget(budget);
+fn made(site: &Site, dir: PathBuf, name: &'static str, options: StoreOptions, keep: bool) -> Result<InStore, Failure> {
     if !keep || !dir.exists() {
-        let store = Store::open(&dir, options())?;
+        let store = Store::open(&dir, options.clone())?;
         let table = store.create_table(schema(site))?;
         fill(site, |keys, rows| Ok(table.assign(keys, rows, &Update::at(NOW)).map(drop)?))?;
         store.commit(b"")?;
@@ -43,7 +42,7 @@ fn made(site: &Site, dir: PathBuf, name: &'static str, budget: usize, keep: bool
         drop(table);
         store.close()?;
     }
-    let store = Store::open(&dir, options())?;
+    let store = Store::open(&dir, options)?;
     let table = store.create_table(schema(site))?;
     if table.len() != site.rows {
         return Err(format!("{}: holds {} rows, expected {}", dir.display(), table.len(), site.rows).into());
@@ -53,13 +52,16 @@ fn made(site: &Site, dir: PathBuf, name: &'static str, budget: usize, keep: bool
 
 pub(crate) fn in_memory(site: &Site) -> Result<InStore, Failure> {
     let dir = site.dir.join(format!("embedrock-memory-{}", std::process::id()));
-    made(site, dir, "embedrock, in memory", site.budget * 3 + (64 << 20), false).map(|store| store.with_gradients(site))
+    let options = StoreOptions::default().memory_budget(site.budget * 3 + (64 << 20));
+    made(site, dir, "embedrock, in memory", options, false).map(|store| store.with_gradients(site))
 }
 
 pub(crate) fn beyond_memory(site: &Site) -> Result<InStore, Failure> {
     let of = if site.keep { format!("{}x{}", site.rows, site.dim) } else { std::process::id().to_string() };
     let dir = site.dir.join(format!("embedrock-beyond-{of}"));
-    made(site, dir, "embedrock", site.budget, site.keep).map(|store| store.with_gradients(site))
+    let options = StoreOptions::default().memory_budget(site.budget);
+    let options = site.cold_memory.map_or(options.clone(), |bytes| options.cold_memory(bytes));
+    made(site, dir, "embedrock", options, site.keep).map(|store| store.with_gradients(site))
 }
 
 impl InStore {

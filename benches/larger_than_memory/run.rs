@@ -23,6 +23,9 @@ pub(crate) struct Args {
     /// How many times the memory budget that is
     #[arg(long, default_value_t = 10.0)]
     ratio: f64,
+    /// MiB of the memory budget that are this store's cold memory; as by default where nothing is said
+    #[arg(long)]
+    cold_memory: Option<usize>,
     /// Keys a batch
     #[arg(long, default_value_t = 4096)]
     batch: usize,
@@ -150,6 +153,7 @@ fn child(
         rows: (rows as f64 / share) as u64,
         dim,
         budget: (args.bytes as f64 / args.ratio) as usize,
+        cold_memory: args.cold_memory.map(|mib| mib << 20),
         callers: args.callers,
         keep: args.keep,
         fill: args.fill.clone(),

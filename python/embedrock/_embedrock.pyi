@@ -18,6 +18,7 @@ _At = Union["CommitId", str]
 
 class _Options(TypedDict, total=False):
     memory_budget: Optional[int]
+    cold_memory: Optional[int]
     hot_rows: Optional[int]
     threads: Optional[int]
     prefetch_threads: Optional[int]

@@ -12,13 +12,14 @@ use pyo3::types::PyDict;
 use crate::commit::PyCommitId;
 use crate::settings::known;
 
-const OPTIONS: [&str; 21] = [
+const OPTIONS: [&str; 22] = [
     "commit_every",
     "commit_every_batches",
     "commit_every_bytes",
     "retain_bases",
     "retain_seconds",
     "memory_budget",
+    "cold_memory",
     "hot_rows",
     "threads",
     "prefetch_threads",
@@ -56,6 +57,7 @@ pub(crate) fn store_options(given: Option<&Bound<'_, PyDict>>) -> PyResult<Store
 fn set(options: StoreOptions, name: &str, value: &Bound<'_, PyAny>) -> PyResult<StoreOptions> {
     Ok(match name {
         "memory_budget" => options.memory_budget(value.extract()?),
+        "cold_memory" => options.cold_memory(value.extract()?),
         "hot_rows" => options.hot_rows(value.extract()?),
         "threads" => options.threads(value.extract()?),
         "prefetch_threads" => options.prefetch_threads(value.extract()?),

@@ -142,6 +142,19 @@ impl RocksCold {
         read(&self.tables.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Bytes of filters and indexes of a table's files.
+    #[cfg(test)]
+    pub(crate) fn index_bytes(&self, table: TableId) -> Result<u64> {
+        let family = self.files.family("look at", table)?;
+        let told = self.files.db.property_value_cf(&family, properties::AGGREGATED_TABLE_PROPERTIES);
+        let told = told.map_err(|error| self.files.translate("look at", error))?.unwrap_or_default();
+        let of = |what: &str| told.split("; ").find_map(|line| line.strip_prefix(what)?.rsplit_once('=')?.1.parse::<u64>().ok());
+        of("index block size").zip(of("filter block size")).map(|(index, filter)| index + filter).ok_or_else(|| Error::Cold {
+            action: "look at",
+            message: format!("what RocksDB tells of table {} has no sizes: {told}", table.0),
+        })
+    }
+
     /// Compacts a table's every file, so that everything expired goes.
     #[cfg(test)]
     pub(crate) fn compact(&self, table: TableId) -> Result<()> {

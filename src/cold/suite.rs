@@ -351,6 +351,27 @@ fn rocks_refuses_what_is_no_checkpoint() {
 
 #[cfg(feature = "rocksdb")]
 #[test]
+fn rocks_filters_and_indexes_are_as_planned() {
+    const ROWS: u64 = 60_000;
+    let dir = tempfile::tempdir().unwrap();
+    let cold = super::rocks::RocksCold::open(&dir.path().join("live"), None, MEMORY, READERS).unwrap();
+    for (table, row_bytes) in [(T, 64), (TableId(4), 260), (TableId(5), 1024)] {
+        cold.create_table(table, row_bytes + super::TIME_BYTES).unwrap();
+        for part in 0..ROWS / 1000 {
+            let mut batch = ColdBatch::new();
+            (part * 1000..(part + 1) * 1000).for_each(|key| batch.put(mix(key), 1, &row(key, row_bytes)));
+            cold.write(table, &batch).unwrap();
+        }
+        cold.checkpoint(&dir.path().join(table.0.to_string())).unwrap();
+        cold.compact(table).unwrap();
+        let (taken, planned) = (cold.index_bytes(table).unwrap(), crate::plan::cold_index_bytes(ROWS, row_bytes as u64));
+        println!("rows of {row_bytes} bytes: {taken} bytes taken, {planned} planned");
+        assert!((0.9..1.15).contains(&(taken as f64 / planned as f64)), "{taken} bytes taken, {planned} planned");
+    }
+}
+
+#[cfg(feature = "rocksdb")]
+#[test]
 fn rocks_compactions_drop_expired_rows() {
     let dir = tempfile::tempdir().unwrap();
     let (live, base) = (dir.path().join("live"), dir.path().join("base"));

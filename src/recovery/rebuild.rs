@@ -24,7 +24,7 @@ use crate::queue::Queue;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::{Mutex, RwLock};
 
-/// The cold tier's share of the budget, and its bounds: caches and buffers want some, rows the rest.
+/// The cold tier's share of the budget where nothing is said, and its bounds: caches and buffers want some, rows the rest.
 const COLD_SHARE: usize = 8;
 const MIN_COLD_BYTES: usize = 8 << 20;
 const MAX_COLD_BYTES: usize = 256 << 20;
@@ -189,7 +189,12 @@ pub(crate) fn check_options(options: &StoreOptions) -> Result<()> {
     check_threads("threads", options.threads)?;
     check_threads("prefetch_threads", options.prefetch_threads.unwrap_or(0))?;
     check_threads("cold_readers", options.cold_readers)?;
-    Budget::new(options.memory_budget).reserve(capture_bytes(options) + if options.twin { 0 } else { cold_bytes(options) })
+    if let Some(given) = options.cold_memory.filter(|&given| given < MIN_COLD_BYTES) {
+        let what = format!("{given} bytes are fewer than {MIN_COLD_BYTES}, which the cold tier needs");
+        return Err(Error::InvalidOption { option: "cold_memory", what });
+    }
+    let cold = if options.twin { 0 } else { cold_bytes(options) };
+    Budget::new(options.memory_budget).reserve(cold.saturating_add(capture_bytes(options)))
 }
 
 fn capture_bytes(options: &StoreOptions) -> usize {
@@ -197,7 +202,7 @@ fn capture_bytes(options: &StoreOptions) -> usize {
 }
 
 fn cold_bytes(options: &StoreOptions) -> usize {
-    (options.memory_budget / COLD_SHARE).clamp(MIN_COLD_BYTES, MAX_COLD_BYTES)
+    options.cold_memory.unwrap_or_else(|| (options.memory_budget / COLD_SHARE).clamp(MIN_COLD_BYTES, MAX_COLD_BYTES))
 }
 
 /// A history that was cut goes on under another name, so that nobody takes the two for one.

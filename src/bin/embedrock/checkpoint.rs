@@ -3,11 +3,12 @@
 
 use std::path::PathBuf;
 
-use embedrock::{Error, Quantization, Remote, Store, StoreOptions, Upload};
+use embedrock::{Error, Quantization, Remote, Store, Upload};
 
 use serde_json::json;
 
 use crate::bars;
+use crate::memory::ColdMemory;
 use crate::output::{self, Outcome, say};
 
 #[derive(clap::Args)]
@@ -36,10 +37,12 @@ pub(crate) struct Args {
     /// Memory to open the store in
     #[arg(long, value_parser = output::size, value_name = "BYTES", default_value = "1GiB")]
     memory_budget: usize,
+    #[command(flatten)]
+    cold_memory: ColdMemory,
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
-    let options = StoreOptions::default().create(false).memory_budget(args.memory_budget);
+    let options = args.cold_memory.options(args.memory_budget).create(false);
     let options = args.scratch.as_ref().map_or(options.clone(), |scratch| options.scratch(scratch));
     let store = match Store::open(&args.store, options.clone()) {
         // A copy only reads.

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use embedrock::train::drift::{Drift, drift};
-use embedrock::{At, CommitId, Store, StoreOptions};
+use embedrock::{At, CommitId, Store};
 use plotters::prelude::*;
 use serde_json::json;
 
+use crate::memory::ColdMemory;
 use crate::output::{self, Outcome, say};
 
 /// Bars of the plot and the JSON.
@@ -46,6 +47,8 @@ pub(crate) struct Args {
     /// Memory to open each of the two in
     #[arg(long, value_name = "SIZE", value_parser = output::size, default_value = "1GiB")]
     memory_budget: usize,
+    #[command(flatten)]
+    cold_memory: ColdMemory,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -66,7 +69,7 @@ fn share(text: &str) -> Result<f64, String> {
 
 pub(crate) fn run(args: &Args) -> Outcome {
     let open = |store: &Path, at: Option<CommitId>| {
-        let options = StoreOptions::default().read_only(true).memory_budget(args.memory_budget);
+        let options = args.cold_memory.options(args.memory_budget).read_only(true);
         Store::open(store, options.open_at(at.map_or(At::Latest, At::Commit)))
     };
     let old = open(args.against.as_deref().unwrap_or(&args.store), args.since)?;

@@ -4,9 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
+use embedrock::Error;
 use embedrock::train::experiment::{self, Outcome, Setup};
-use embedrock::{Error, StoreOptions};
 
+use crate::memory::ColdMemory;
 use crate::output::{self, Outcome as Ended, say};
 
 /// The experiments.
@@ -63,6 +64,8 @@ pub(crate) struct Args {
     /// Memory of each store
     #[arg(long, value_parser = output::size, value_name = "BYTES", default_value = "128MiB")]
     memory_budget: usize,
+    #[command(flatten)]
+    cold_memory: ColdMemory,
     /// Cap on the rows in memory of each store; figures do not depend on it
     #[arg(long)]
     hot_rows: Option<usize>,
@@ -103,7 +106,7 @@ fn setup(args: &Args) -> Setup {
         Name::Faults => experiment::faults_setup(args.data.is_some()),
         Name::Admission => experiment::admission_setup(args.data.is_some()),
     };
-    let store = StoreOptions::default().memory_budget(args.memory_budget);
+    let store = args.cold_memory.options(args.memory_budget);
     setup.store = args.hot_rows.map_or(store.clone(), |rows| store.hot_rows(rows));
     setup.data.clone_from(&args.data);
     setup.seeds = args.seeds;

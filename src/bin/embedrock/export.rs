@@ -3,10 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
-use embedrock::{At, CommitId, Export, ExportReport, FileFormat, Quantization, Store, StoreOptions, Table};
+use embedrock::{At, CommitId, Export, ExportReport, FileFormat, Quantization, Store, Table};
 use serde_json::json;
 
 use crate::bars;
+use crate::memory::ColdMemory;
 use crate::output::{self, Outcome, say};
 
 #[derive(clap::Args)]
@@ -40,6 +41,8 @@ pub(crate) struct Args {
     /// Memory to open the store in
     #[arg(long, value_name = "SIZE", value_parser = output::size, default_value = "1GiB")]
     memory_budget: usize,
+    #[command(flatten)]
+    cold_memory: ColdMemory,
     /// A directory for cold rows meanwhile; the system's by default
     #[arg(long, value_name = "DIR")]
     scratch: Option<PathBuf>,
@@ -49,7 +52,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
-    let options = StoreOptions::default().read_only(true).memory_budget(args.memory_budget);
+    let options = args.cold_memory.options(args.memory_budget).read_only(true);
     let options = options.open_at(args.at.map_or(At::Latest, At::Commit));
     let options = args.scratch.as_ref().map_or(options.clone(), |scratch| options.scratch(scratch));
     let store = Store::open(&args.store, options)?;

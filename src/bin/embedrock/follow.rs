@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use embedrock::{CatchUp, Codecs, Lag, Quantization, Remote, Replica, StoreOptions};
+use embedrock::{CatchUp, Codecs, Lag, Quantization, Remote, Replica};
 use serde_json::json;
 
+use crate::memory::ColdMemory;
 use crate::output::{self, Outcome, say};
 use crate::serve::{count, serve};
 
@@ -36,6 +37,8 @@ pub(crate) struct Args {
     /// Memory that the copy's rows, indexes and caches may take
     #[arg(long, value_parser = output::size, value_name = "BYTES", default_value = "1GiB")]
     memory_budget: usize,
+    #[command(flatten)]
+    cold_memory: ColdMemory,
     /// Answer lookups and Prometheus here, e.g. 127.0.0.1:8080
     #[arg(long, value_name = "ADDR", conflicts_with = "once")]
     http: Option<SocketAddr>,
@@ -77,7 +80,7 @@ fn codecs(rules: &[Rule]) -> Codecs {
 }
 
 fn open(args: &Args) -> Result<Replica, Box<dyn std::error::Error>> {
-    let options = StoreOptions::default().memory_budget(args.memory_budget).codecs(codecs(&args.codecs));
+    let options = args.cold_memory.options(args.memory_budget).codecs(codecs(&args.codecs));
     let replica = match (&args.from, &args.store) {
         (Some(place), _) => {
             let remote = Remote::open(place)?;

@@ -3,10 +3,11 @@
 
 use std::path::PathBuf;
 
-use embedrock::{Import, Optimizer, Store, StoreOptions};
+use embedrock::{Import, Optimizer, Store};
 use serde_json::json;
 
 use crate::bars;
+use crate::memory::ColdMemory;
 use crate::output::{self, Outcome, say};
 
 #[derive(clap::Args)]
@@ -31,6 +32,8 @@ pub(crate) struct Args {
     /// Memory for the store
     #[arg(long, value_name = "SIZE", value_parser = output::size, default_value = "1GiB")]
     memory_budget: usize,
+    #[command(flatten)]
+    cold_memory: ColdMemory,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -38,7 +41,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Outcome {
     // The times of a file may be years apart.
-    let options = StoreOptions::default().memory_budget(args.memory_budget).max_clock_step(u32::MAX);
+    let options = args.cold_memory.options(args.memory_budget).max_clock_step(u32::MAX);
     let store = Store::open(&args.store, options)?;
     let mut import = Import::new(&args.table).optimizer(args.optimizer).time(args.time);
     if let Some(rows) = args.commit_every {

@@ -3,9 +3,10 @@
 
 use std::path::PathBuf;
 
-use embedrock::{Store, StoreOptions};
+use embedrock::Store;
 use serde_json::json;
 
+use crate::memory::ColdMemory;
 use crate::output::{self, Outcome, say};
 use crate::watch;
 
@@ -25,6 +26,8 @@ pub(crate) struct Args {
     /// Memory to open the store in
     #[arg(long, value_parser = output::size, value_name = "BYTES", default_value = "1GiB")]
     memory_budget: usize,
+    #[command(flatten)]
+    cold_memory: ColdMemory,
     /// Follow a store that another process has open and publishes the status of: a line every second
     #[arg(long, conflicts_with_all = ["digest", "commits"])]
     watch: bool,
@@ -40,7 +43,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     if args.watch {
         return watch::run(&args.store, args.every, args.lines, args.json);
     }
-    let store = Store::open(&args.store, StoreOptions::default().create(false).memory_budget(args.memory_budget))?;
+    let store = Store::open(&args.store, args.cold_memory.options(args.memory_budget).create(false))?;
     let stats = store.stats();
     let digest = args.digest.then(|| store.digest()).transpose()?.map(|digest| digest.to_string());
     let commits = args.commits.then(|| store.commits()).transpose()?;

@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use embedrock::train::runs::{Begun, Ended, Moment, Recorder};
-use embedrock::{Error, Store, StoreOptions};
+use embedrock::{Error, Store};
 
 use crate::exporter::published;
+use crate::memory::ColdMemory;
 use crate::output::{self, say};
 
 #[derive(clap::Args)]
@@ -18,6 +19,8 @@ pub(crate) struct Job {
     /// Memory that rows, indexes and caches may take
     #[arg(long, value_parser = output::size, value_name = "BYTES", default_value = "256MiB")]
     pub(crate) memory_budget: usize,
+    #[command(flatten)]
+    pub(crate) cold_memory: ColdMemory,
     /// Cap on the rows in memory, for trying out what happens beyond it
     #[arg(long)]
     hot_rows: Option<usize>,
@@ -44,7 +47,7 @@ pub(crate) struct Job {
 impl Job {
     pub(crate) fn open(&self) -> Result<Store, Error> {
         // Real logs have gaps of weeks and months, and their times are trusted.
-        let options = StoreOptions::default().memory_budget(self.memory_budget).threads(self.threads).seed(self.seed);
+        let options = self.cold_memory.options(self.memory_budget).threads(self.threads).seed(self.seed);
         let options = options.max_clock_step(u32::MAX);
         Store::open(&self.store, self.hot_rows.map_or(options.clone(), |rows| options.hot_rows(rows)))
     }

@@ -18,6 +18,7 @@ mod import;
 mod inspect;
 mod job;
 mod join;
+mod memory;
 mod output;
 mod plan;
 mod report;

@@ -27,14 +27,18 @@ pub(crate) fn run(args: &Args) -> Outcome {
     if args.json {
         output::json(&json!({
             "row_bytes": plan.row_bytes, "hot_row_bytes": plan.hot_row_bytes, "memory_bytes": plan.memory_bytes,
-            "cold_bytes": plan.cold_bytes, "base_bytes": plan.base_bytes,
+            "cold_bytes": plan.cold_bytes, "cold_memory_bytes": plan.cold_memory_bytes, "base_bytes": plan.base_bytes,
         }))?;
         return output::done();
     }
     say!("{} rows of dim {} with {}", output::count(args.rows), args.dim, args.optimizer);
     say!("a row         {} B, hot {} B", plan.row_bytes, plan.hot_row_bytes);
     say!("all in memory {}", output::bytes(plan.memory_bytes));
-    say!("all cold      {} of disk", output::bytes(plan.cold_bytes));
+    say!(
+        "all cold      {} of disk, filters in a cold memory of {}",
+        output::bytes(plan.cold_bytes),
+        output::bytes(plan.cold_memory_bytes)
+    );
     say!("a base        at most {}", output::bytes(plan.base_bytes));
     output::done()
 }

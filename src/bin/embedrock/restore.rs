@@ -3,11 +3,12 @@
 
 use std::path::PathBuf;
 
-use embedrock::{At, CommitId, Remote, Restore, RestoreReport, StoreOptions};
+use embedrock::{At, CommitId, Remote, Restore, RestoreReport};
 use indicatif::ProgressBar;
 use serde_json::json;
 
 use crate::bars;
+use crate::memory::ColdMemory;
 use crate::output::{self, Outcome, say};
 
 #[derive(clap::Args)]
@@ -43,6 +44,8 @@ pub(crate) struct Args {
     /// Memory for the work
     #[arg(long, value_name = "SIZE", value_parser = output::size, default_value = "1GiB")]
     memory_budget: usize,
+    #[command(flatten)]
+    cold_memory: ColdMemory,
     /// Rebuild the commit, say what would be written, write nothing
     #[arg(long)]
     dry_run: bool,
@@ -87,7 +90,7 @@ fn at(args: &Args) -> At {
 }
 
 fn with(args: &Args, restore: Restore, bar: &ProgressBar) -> Restore {
-    let mut options = StoreOptions::default().memory_budget(args.memory_budget);
+    let mut options = args.cold_memory.options(args.memory_budget);
     if let Some(shards) = args.shards {
         options = options.shards(shards);
     }

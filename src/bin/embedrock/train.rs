@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Subcommand;
-use embedrock::StoreOptions;
 use embedrock::join::JoinOptions;
 use embedrock::train::data::synthetic::{Clicks, Synthetic};
 use embedrock::train::data::{self, Source};
@@ -149,7 +148,7 @@ fn online(args: &Args, replica: &Path) -> Outcome {
         join: JoinOptions::new(2, 0).wait(wait).remember(wait).negatives(args.negatives).seed(job.seed),
         sync_every: args.sync_every,
         replica: replica.to_path_buf(),
-        replica_options: StoreOptions::default().memory_budget(job.memory_budget),
+        replica_options: job.cold_memory.options(job.memory_budget),
         max_examples: args.max_samples,
     };
     let mut events = LoggedClicks::new(clicks(args), CLICK_SECONDS)?;

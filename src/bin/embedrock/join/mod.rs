@@ -8,11 +8,12 @@ mod source;
 
 use std::path::PathBuf;
 
+use embedrock::Store;
 use embedrock::join::{JoinOptions, Joiner, training_offset};
-use embedrock::{Store, StoreOptions};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::memory::ColdMemory;
 use crate::output::{self, Outcome, say};
 use sink::Sink;
 use source::Source;
@@ -67,6 +68,8 @@ pub(crate) struct Args {
     /// Memory for what waits; the rest waits on the disk
     #[arg(long, value_parser = output::size, value_name = "BYTES", default_value = "256MiB")]
     memory_budget: usize,
+    #[command(flatten)]
+    cold_memory: ColdMemory,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -91,7 +94,7 @@ fn joiner_options(args: &Args) -> Result<JoinOptions, Failure> {
 
 pub(crate) fn run(args: &Args) -> Outcome {
     // Times of a log are trusted.
-    let store = Store::open(&args.store, StoreOptions::default().memory_budget(args.memory_budget).max_clock_step(u32::MAX))?;
+    let store = Store::open(&args.store, args.cold_memory.options(args.memory_budget).max_clock_step(u32::MAX))?;
     let commit = store.last_commit().filter(|commit| !commit.state.is_empty());
     let state =
         commit.as_ref().map(|commit| commit.state.split_at_checked(POSITIONS_BYTES).ok_or("the store is not that of a join"));
