@@ -57,6 +57,7 @@ mod view;
 mod waits;
 
 pub use admission::Admission;
+pub use cold::ColdTraffic;
 pub use delta::Commit;
 pub use error::{Error, Result};
 #[cfg(feature = "exchange")]

@@ -99,6 +99,7 @@ pub struct StoreOptions {
     pub(crate) threads: usize,
     pub(crate) prefetch_threads: Option<usize>,
     pub(crate) cold_readers: usize,
+    pub(crate) cold_traffic: bool,
     pub(crate) shards: Option<usize>,
     pub(crate) seed: u64,
     pub(crate) at: At,
@@ -126,6 +127,7 @@ impl Default for StoreOptions {
             threads: 0,
             prefetch_threads: None,
             cold_readers: DEFAULT_COLD_READERS,
+            cold_traffic: false,
             shards: None,
             seed: 0,
             at: At::Latest,
@@ -202,6 +204,16 @@ impl StoreOptions {
     #[must_use]
     pub fn cold_readers(mut self, readers: usize) -> Self {
         self.cold_readers = readers;
+        self
+    }
+
+    /// Counts what the cold tier flushes, merges and reads: [`StoreStats::cold_traffic`](crate::StoreStats::cold_traffic). Default no.
+    ///
+    /// Cost: RocksDB's counters take 3.5 % of the instructions of reading a cold row, 4.3 % of those of asking for a key that has none,
+    /// 0.2 % of those of writing and merging rows; some 60 KiB of memory a core beside the budget.
+    #[must_use]
+    pub fn cold_traffic(mut self, counted: bool) -> Self {
+        self.cold_traffic = counted;
         self
     }
 

@@ -23,6 +23,7 @@ class _Options(TypedDict, total=False):
     threads: Optional[int]
     prefetch_threads: Optional[int]
     cold_readers: Optional[int]
+    cold_traffic: Optional[bool]
     shards: Optional[int]
     seed: Optional[int]
     at: Optional[_At]

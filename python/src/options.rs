@@ -12,7 +12,7 @@ use pyo3::types::PyDict;
 use crate::commit::PyCommitId;
 use crate::settings::known;
 
-const OPTIONS: [&str; 22] = [
+const OPTIONS: [&str; 23] = [
     "commit_every",
     "commit_every_batches",
     "commit_every_bytes",
@@ -24,6 +24,7 @@ const OPTIONS: [&str; 22] = [
     "threads",
     "prefetch_threads",
     "cold_readers",
+    "cold_traffic",
     "shards",
     "seed",
     "at",
@@ -62,6 +63,7 @@ fn set(options: StoreOptions, name: &str, value: &Bound<'_, PyAny>) -> PyResult<
         "threads" => options.threads(value.extract()?),
         "prefetch_threads" => options.prefetch_threads(value.extract()?),
         "cold_readers" => options.cold_readers(value.extract()?),
+        "cold_traffic" => options.cold_traffic(value.extract()?),
         "shards" => options.shards(value.extract()?),
         "seed" => options.seed(value.extract()?),
         "at" => options.open_at(at(Some(value))?),

@@ -3,7 +3,7 @@
 
 use embedrock::{StoreStats, TableStats, VerifyReport, Wait};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{IntoPyDict, PyDict};
 
 /// What a verification found.
 pub(crate) fn verify_report<'py>(py: Python<'py>, report: &VerifyReport) -> PyResult<Bound<'py, PyDict>> {
@@ -24,6 +24,17 @@ pub(crate) fn stats<'py>(py: Python<'py>, stats: &StoreStats) -> PyResult<Bound<
     dict.set_item("memory_budget", stats.memory_budget)?;
     dict.set_item("cold_memory_bytes", stats.cold_memory_bytes)?;
     dict.set_item("cold_disk_bytes", stats.cold_disk_bytes)?;
+    let traffic = stats.cold_traffic.as_ref().map(|traffic| {
+        [
+            ("flushed_bytes", traffic.flushed_bytes),
+            ("compacted_bytes", traffic.compacted_bytes),
+            ("compaction_read_bytes", traffic.compaction_read_bytes),
+            ("row_blocks", traffic.row_blocks),
+            ("index_blocks", traffic.index_blocks),
+        ]
+        .into_py_dict(py)
+    });
+    dict.set_item("cold_traffic", traffic.transpose()?)?;
     dict.set_item("log_bytes", stats.log_bytes)?;
     dict.set_item("kept_image_bytes", stats.kept_image_bytes)?;
     dict.set_item("batches", stats.batches)?;

@@ -81,6 +81,26 @@ pub(crate) trait ColdTier: Send + Sync {
 
     /// The bytes of files held.
     fn disk_bytes(&self) -> u64;
+
+    /// What it read and wrote since it was opened, where that is counted.
+    fn traffic(&self) -> Option<ColdTraffic> {
+        None
+    }
+}
+
+/// What the cold tier read and wrote of its files since the store was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ColdTraffic {
+    /// Bytes written for rows that left its memory.
+    pub flushed_bytes: u64,
+    /// Bytes that merging files wrote.
+    pub compacted_bytes: u64,
+    /// Bytes that merging files read.
+    pub compaction_read_bytes: u64,
+    /// Blocks of rows that lookups, scans and merges found in no cache.
+    pub row_blocks: u64,
+    /// The same of blocks of indexes and filters.
+    pub index_blocks: u64,
 }
 
 /// Rows of one moment of a table, one after the other.

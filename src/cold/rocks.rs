@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rocksdb::checkpoint::Checkpoint;
+use rocksdb::statistics::{StatsLevel, Ticker};
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ChecksumType, ColumnFamilyDescriptor, DBCompactionStyle, DBCompressionType,
     DBWithThreadMode, ErrorKind, LogLevel, MultiThreaded, Options, ReadOptions, UniversalCompactOptions, WriteBatch,
@@ -27,7 +28,7 @@ use rocksdb::{
 use self::reclaim::{Filters, Horizon};
 use self::walk::Walk;
 use crate::cold::readers::Readers;
-use crate::cold::{ColdBatch, ColdRows, ColdTier, TIME_BYTES, link};
+use crate::cold::{ColdBatch, ColdRows, ColdTier, ColdTraffic, TIME_BYTES, link};
 use crate::error::{Error, Result};
 use crate::expiry::Horizons;
 use crate::types::TableId;
@@ -55,6 +56,18 @@ pub(crate) struct RocksCold {
     cache: Cache,
     buffers: WriteBufferManager,
     base: Options,
+    counts: bool,
+}
+
+/// How it is opened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RocksOptions {
+    /// Bytes of memory in all.
+    pub(crate) memory: usize,
+    /// Threads that read beside the callers.
+    pub(crate) readers: usize,
+    /// Count what is read and written.
+    pub(crate) traffic: bool,
 }
 
 /// What reader threads need.
@@ -72,9 +85,9 @@ struct Table {
 }
 
 impl RocksCold {
-    /// Rebuilds `live_dir` from the checkpoint at `from`, or empty, and opens it within `memory` bytes. So many threads read
-    /// beside the callers.
-    pub(crate) fn open(live_dir: &Path, from: Option<&Path>, memory: usize, readers: usize) -> Result<RocksCold> {
+    /// Rebuilds `live_dir` from the checkpoint at `from`, or empty, and opens it.
+    pub(crate) fn open(live_dir: &Path, from: Option<&Path>, how: RocksOptions) -> Result<RocksCold> {
+        let RocksOptions { memory, readers, traffic: counts } = how;
         if memory < MIN_MEMORY {
             return Err(Error::BudgetTooSmall { needed: MIN_MEMORY, budget: memory });
         }
@@ -85,6 +98,11 @@ impl RocksCold {
         let cache = Cache::new_lru_cache(memory / 4 * 3);
         let buffers = WriteBufferManager::new_write_buffer_manager_with_cache(memory / 4, false, cache.clone());
         let mut base = options(memory, &cache, &buffers);
+        if counts {
+            base.enable_statistics();
+            // Counters of each core; neither clocks nor histograms.
+            base.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);
+        }
         base.create_if_missing(from.is_none());
         // Until the files are checked: a compaction would replace them meanwhile.
         base.set_disable_auto_compactions(true);
@@ -114,7 +132,7 @@ impl RocksCold {
         let (db, tables) = (db.map_err(failed)?, RwLock::new(tables));
         base.set_disable_auto_compactions(false);
         let files = Arc::new(Files { db, live_dir: live_dir.to_path_buf() });
-        let cold = RocksCold { readers: Readers::new(readers), files, tables, cache, buffers, base };
+        let cold = RocksCold { readers: Readers::new(readers), files, tables, cache, buffers, base, counts };
         if let Some(from) = from {
             cold.complete(from, &imported)?;
         }
@@ -314,6 +332,17 @@ impl ColdTier for RocksCold {
 
     fn disk_bytes(&self) -> u64 {
         self.sum(properties::TOTAL_SST_FILES_SIZE)
+    }
+
+    fn traffic(&self) -> Option<ColdTraffic> {
+        let count = |ticker| self.base.get_ticker_count(ticker);
+        self.counts.then(|| ColdTraffic {
+            flushed_bytes: count(Ticker::FlushWriteBytes),
+            compacted_bytes: count(Ticker::CompactWriteBytes),
+            compaction_read_bytes: count(Ticker::CompactReadBytes),
+            row_blocks: count(Ticker::BlockCacheDataMiss),
+            index_blocks: count(Ticker::BlockCacheIndexMiss) + count(Ticker::BlockCacheFilterMiss),
+        })
     }
 }
 

@@ -16,7 +16,7 @@ const T: TableId = TableId(3);
 #[cfg(feature = "rocksdb")]
 const MEMORY: usize = 16 << 20;
 #[cfg(feature = "rocksdb")]
-const READERS: usize = 5;
+const SMALL: super::rocks::RocksOptions = super::rocks::RocksOptions { memory: MEMORY, readers: 5, traffic: false };
 
 type Open = fn(&Path, Option<&Path>) -> Result<Box<dyn ColdTier>>;
 
@@ -27,7 +27,7 @@ fn twin(live: &Path, from: Option<&Path>) -> Result<Box<dyn ColdTier>> {
 
 #[cfg(feature = "rocksdb")]
 fn rocks(live: &Path, from: Option<&Path>) -> Result<Box<dyn ColdTier>> {
-    Ok(Box::new(super::rocks::RocksCold::open(live, from, MEMORY, READERS)?))
+    Ok(Box::new(super::rocks::RocksCold::open(live, from, SMALL)?))
 }
 
 fn each(test: fn(Open, &Path)) {
@@ -313,10 +313,10 @@ fn injected_failures_change_nothing() {
 #[cfg(feature = "rocksdb")]
 #[test]
 fn rocks_refuses_what_is_no_checkpoint() {
-    use super::rocks::RocksCold;
+    use super::rocks::{RocksCold, RocksOptions};
     let dir = tempfile::tempdir().unwrap();
     let (live, base, copy) = (dir.path().join("live"), dir.path().join("base"), dir.path().join("copy"));
-    assert!(matches!(RocksCold::open(&live, None, 1, READERS), Err(Error::BudgetTooSmall { .. })));
+    assert!(matches!(RocksCold::open(&live, None, RocksOptions { memory: 1, ..SMALL }), Err(Error::BudgetTooSmall { .. })));
     let cold = rocks(&live, None).unwrap();
     cold.create_table(T, 20).unwrap();
     put(&*cold, &[(1, 1)]);
@@ -349,12 +349,51 @@ fn rocks_refuses_what_is_no_checkpoint() {
     assert!(base.join("CURRENT").exists());
 }
 
+/// New ids must not cost a read of the device each: the filters of all runs say that they are not there.
+#[cfg(feature = "rocksdb")]
+#[test]
+fn rocks_reads_no_rows_for_keys_that_it_never_had() {
+    const ROWS: u64 = 100_000;
+    let counted = super::rocks::RocksOptions { traffic: true, ..SMALL };
+    let dir = tempfile::tempdir().unwrap();
+    let (live, base) = (dir.path().join("live"), dir.path().join("base"));
+    let cold = super::rocks::RocksCold::open(&live, None, counted).unwrap();
+    cold.create_table(T, 260).unwrap();
+    for part in 0..10 {
+        let mut batch = ColdBatch::new();
+        (part * ROWS / 10..(part + 1) * ROWS / 10).for_each(|key| batch.put(mix(key), 1, &row(key, 256)));
+        cold.write(T, &batch).unwrap();
+    }
+    cold.checkpoint(&base).unwrap();
+    let flushed = cold.traffic().unwrap();
+    assert!(flushed.flushed_bytes >= ROWS * 260, "{flushed:?}");
+    drop(cold);
+    let cold = super::rocks::RocksCold::open(&live, Some(&base), counted).unwrap();
+    let ask = |keys: std::ops::Range<u64>| {
+        let mut mixed: Vec<u64> = keys.map(mix).collect();
+        mixed.sort_unstable();
+        let (before, mut found) = (cold.traffic().unwrap(), 0);
+        cold.get_many(T, &mixed, &mut |_, _| found += 1).unwrap();
+        (found, cold.traffic().unwrap().row_blocks - before.row_blocks)
+    };
+    // A filter of ten bits a key is wrong of one key in a hundred, for each run that waits to be merged.
+    let (found, blocks) = ask(ROWS..2 * ROWS);
+    assert!(found == 0 && blocks < ROWS / 5, "{blocks} blocks read for {ROWS} keys");
+    cold.compact(T).unwrap();
+    assert!(cold.traffic().unwrap().compacted_bytes >= ROWS * 260);
+    let (found, blocks) = ask(2 * ROWS..3 * ROWS);
+    assert!(found == 0 && blocks < ROWS / 50, "{blocks} blocks read for {ROWS} keys");
+    // Unlike those that it has: with 15 rows a block, each once.
+    let (found, blocks) = ask(0..ROWS);
+    assert!(found == ROWS && blocks > ROWS / 20, "{blocks} blocks read for {ROWS} rows");
+}
+
 #[cfg(feature = "rocksdb")]
 #[test]
 fn rocks_filters_and_indexes_are_as_planned() {
     const ROWS: u64 = 60_000;
     let dir = tempfile::tempdir().unwrap();
-    let cold = super::rocks::RocksCold::open(&dir.path().join("live"), None, MEMORY, READERS).unwrap();
+    let cold = super::rocks::RocksCold::open(&dir.path().join("live"), None, SMALL).unwrap();
     for (table, row_bytes) in [(T, 64), (TableId(4), 260), (TableId(5), 1024)] {
         cold.create_table(table, row_bytes + super::TIME_BYTES).unwrap();
         for part in 0..ROWS / 1000 {
@@ -375,14 +414,14 @@ fn rocks_filters_and_indexes_are_as_planned() {
 fn rocks_compactions_drop_expired_rows() {
     let dir = tempfile::tempdir().unwrap();
     let (live, base) = (dir.path().join("live"), dir.path().join("base"));
-    let cold = super::rocks::RocksCold::open(&live, None, MEMORY, READERS).unwrap();
+    let cold = super::rocks::RocksCold::open(&live, None, SMALL).unwrap();
     cold.create_table(T, 20).unwrap();
     put(&cold, &[(1, 10), (2, 11), (3, 0), (4, u32::MAX)]);
     cold.compact(T).unwrap();
     assert_eq!(all(&cold).len(), 4);
     cold.checkpoint(&base).unwrap();
     drop(cold);
-    let cold = super::rocks::RocksCold::open(&live, Some(&base), MEMORY, READERS).unwrap();
+    let cold = super::rocks::RocksCold::open(&live, Some(&base), SMALL).unwrap();
     cold.expire(T, Horizons::before(11));
     put(&cold, &[(5, 1)]);
     cold.compact(T).unwrap();

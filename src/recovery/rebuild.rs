@@ -263,7 +263,7 @@ fn open_cold(
     }
     let memory = cold_bytes(options);
     budget.reserve(memory)?;
-    open_rocks(&site.live, from.as_deref(), memory, options.cold_readers)
+    open_rocks(&site.live, from.as_deref(), memory, options)
 }
 
 /// The cold tier checks its blocks as it reads them; that a file is missing or shorter must be found now.
@@ -283,11 +283,13 @@ fn check_cold_files(site: &Site<'_>, base: &Manifest) -> Result<()> {
 }
 
 #[cfg(feature = "rocksdb")]
-fn open_rocks(live: &Path, from: Option<&Path>, memory: usize, readers: usize) -> Result<Arc<dyn ColdTier>> {
-    Ok(Arc::new(crate::cold::rocks::RocksCold::open(live, from, memory, readers)?))
+fn open_rocks(live: &Path, from: Option<&Path>, memory: usize, options: &StoreOptions) -> Result<Arc<dyn ColdTier>> {
+    use crate::cold::rocks::{RocksCold, RocksOptions};
+    let how = RocksOptions { memory, readers: options.cold_readers, traffic: options.cold_traffic };
+    Ok(Arc::new(RocksCold::open(live, from, how)?))
 }
 
 #[cfg(not(feature = "rocksdb"))]
-fn open_rocks(_: &Path, _: Option<&Path>, _: usize, _: usize) -> Result<Arc<dyn ColdTier>> {
+fn open_rocks(_: &Path, _: Option<&Path>, _: usize, _: &StoreOptions) -> Result<Arc<dyn ColdTier>> {
     Err(Error::InvalidOption { option: "twin", what: "this build has no RocksDB".into() })
 }

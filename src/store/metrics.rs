@@ -6,6 +6,7 @@ use std::fmt::Write;
 
 use super::stats::{StoreStats, TableStats};
 use crate::codec::crc;
+use crate::cold::ColdTraffic;
 use crate::waits::Wait;
 
 /// Whether a figure only grows while a process runs.
@@ -70,6 +71,17 @@ const OF_STORE: &[OfStore] = &[
     }),
 ];
 
+/// Counters of the cold tier's traffic.
+type OfTraffic = (&'static str, &'static str, fn(&ColdTraffic) -> u64);
+
+const OF_TRAFFIC: &[OfTraffic] = &[
+    ("embedrock_cold_flushed_bytes_total", "bytes that the cold tier wrote from its memory", |t| t.flushed_bytes),
+    ("embedrock_cold_compacted_bytes_total", "bytes that the cold tier wrote where it merged files", |t| t.compacted_bytes),
+    ("embedrock_cold_compaction_read_bytes_total", "bytes that it read for that", |t| t.compaction_read_bytes),
+    ("embedrock_cold_row_blocks_total", "blocks of rows that lookups, scans and merges found in no cache", |t| t.row_blocks),
+    ("embedrock_cold_index_blocks_total", "blocks of indexes and filters that it read", |t| t.index_blocks),
+];
+
 const OF_TABLE: &[OfTable] = &[
     ("embedrock_rows", Gauge, "rows, expired ones that were not reclaimed too", |t| t.rows as f64),
     ("embedrock_hot_rows", Gauge, "rows in memory", |t| t.hot_rows as f64),
@@ -111,6 +123,10 @@ impl StoreStats {
         let of = |(name, kind, help): (_, _, _), labels, value| Metric { name, labels, kind, help, value };
         let mut metrics: Vec<Metric> =
             OF_STORE.iter().map(|(name, kind, help, get)| of((*name, *kind, *help), Vec::new(), get(self))).collect();
+        if let Some(traffic) = &self.cold_traffic {
+            let of_traffic = |(name, help, get): &OfTraffic| of((*name, Counter, *help), Vec::new(), get(traffic) as f64);
+            metrics.extend(OF_TRAFFIC.iter().map(of_traffic));
+        }
         let waits = &self.waits;
         let waits = [("gate", &waits.gate), ("images", &waits.images), ("shards", &waits.shards), ("log", &waits.log)];
         for (name, kind, help, get) in OF_WAIT {
@@ -217,7 +233,12 @@ mod tests {
 
     fn stats() -> StoreStats {
         let table = |name: &str, hot_rows| TableStats { name: name.into(), hot_rows, ..TableStats::default() };
-        StoreStats { clock: 7, tables: vec![table("a", 3), table("b \"\\\" {x} y", 4)], ..StoreStats::default() }
+        StoreStats {
+            clock: 7,
+            cold_traffic: Some(ColdTraffic::default()),
+            tables: vec![table("a", 3), table("b \"\\\" {x} y", 4)],
+            ..StoreStats::default()
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::engine::Engine;
 use crate::catalog::Catalog;
+use crate::cold::ColdTraffic;
 use crate::context::{lock, read};
 use crate::fs::names;
 use crate::table::TableInner;
@@ -21,6 +22,9 @@ pub struct StoreStats {
     pub cold_memory_bytes: usize,
     /// Bytes of the live cold tier's files.
     pub cold_disk_bytes: u64,
+    /// What the cold tier read and wrote since the store was opened, where [`StoreOptions::cold_traffic`](crate::StoreOptions::cold_traffic)
+    /// has it counted.
+    pub cold_traffic: Option<ColdTraffic>,
     /// Bytes of the log.
     pub log_bytes: u64,
     /// Bytes of images that are kept for the commit being written.
@@ -107,6 +111,7 @@ pub(super) fn stats(engine: &Engine) -> StoreStats {
         memory_budget: catalog.context.budget.limit(),
         cold_memory_bytes: catalog.context.cold.memory_bytes(),
         cold_disk_bytes: catalog.context.cold.disk_bytes(),
+        cold_traffic: catalog.context.cold.traffic(),
         log_bytes: log,
         kept_image_bytes: catalog.context.captures.used(),
         batches: catalog.context.batches.load(Relaxed),

@@ -33,7 +33,7 @@ pub(crate) struct Job {
     /// Seed of the model and, where none is given, of the data
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Answer Prometheus here, e.g. 127.0.0.1:9090
+    /// Answer Prometheus here, e.g. 127.0.0.1:9090; what the cold tier reads and writes is counted too
     #[arg(long, value_name = "ADDR")]
     metrics: Option<SocketAddr>,
     /// Append how the job goes to this file, as JSON lines: `report` shows them
@@ -48,7 +48,7 @@ impl Job {
     pub(crate) fn open(&self) -> Result<Store, Error> {
         // Real logs have gaps of weeks and months, and their times are trusted.
         let options = self.cold_memory.options(self.memory_budget).threads(self.threads).seed(self.seed);
-        let options = options.max_clock_step(u32::MAX);
+        let options = options.max_clock_step(u32::MAX).cold_traffic(self.metrics.is_some());
         Store::open(&self.store, self.hot_rows.map_or(options.clone(), |rows| options.hot_rows(rows)))
     }
 
