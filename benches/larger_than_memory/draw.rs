@@ -19,6 +19,10 @@ impl Draw {
         Draw { rows, zipf, random: Random::new(key_of(seed)) }
     }
 
+    pub(crate) fn bits(&mut self) -> u64 {
+        self.random.bits()
+    }
+
     pub(crate) fn row(&mut self) -> u64 {
         let rank = match &self.zipf {
             Some(zipf) => zipf.rank(&mut self.random),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use crate::draw::Draw;
@@ -14,6 +15,8 @@ use crate::workload::{Distribution, key_of, value_of};
 
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
+/// Numbers from here on are those of no row, those from the last row to here of new rows.
+const ABSENT: u64 = 1 << 40;
 /// Rows looked up after updates, to see that none was lost.
 const CHECKED: usize = 200_000;
 
@@ -60,6 +63,11 @@ pub(crate) trait Candidate: Sync {
 
     /// Adds 1 to each value of a row, for each time that its key comes.
     fn update(&self, keys: &[u64]) -> Result<(), Failure>;
+
+    /// Whether keys without a row are zeros to lookups, and new rows to updates.
+    fn takes_any_key(&self) -> bool {
+        false
+    }
 
     fn looks_ahead(&self) -> bool {
         false
@@ -119,6 +127,8 @@ pub(crate) struct Drive<'a> {
     candidate: &'a dyn Candidate,
     batch: usize,
     updates: Counts,
+    /// Rows inserted so far.
+    new: AtomicU64,
     phase: u64,
 }
 
@@ -130,7 +140,7 @@ struct Batch {
 
 impl<'a> Drive<'a> {
     pub(crate) fn new(site: &'a Site, candidate: &'a dyn Candidate, batch: usize, updates: Counts) -> Drive<'a> {
-        Drive { site, candidate, batch, updates, phase: 0 }
+        Drive { site, candidate, batch, updates, new: AtomicU64::new(0), phase: 0 }
     }
 
     /// One figure: the rate after warming, what it read and wrote, and that everything read was right.
@@ -141,14 +151,14 @@ impl<'a> Drive<'a> {
         let elapsed = (after.at - before.at).as_secs_f64();
         let missed = after.misses.zip(before.misses).map(|(after, before)| (after - before) as f64 / keys);
         let Course { distribution, operation, ahead, .. } = *course;
-        if operation == Operation::Update {
-            self.check(distribution)?;
+        if matches!(operation, Operation::Update | Operation::New) {
+            self.check(distribution, operation)?;
         }
         Ok(json!({
             "candidate": self.candidate.name(),
             "dim": self.site.dim,
             "distribution": distribution.to_string(),
-            "operation": if operation == Operation::Lookup { "lookup" } else { "update" },
+            "operation": operation.to_possible_value().map(|value| value.get_name().to_owned()),
             "ahead": ahead,
             "callers": self.site.callers,
             "rows_per_second": keys / elapsed,
@@ -184,13 +194,7 @@ impl<'a> Drive<'a> {
         let mut out = vec![0.0; self.batch * self.site.dim];
         let mut before = None;
         loop {
-            while soon.len() <= course.ahead {
-                let batch = self.draw(&mut draw);
-                if course.ahead > 0 {
-                    self.candidate.ahead(&batch.keys)?;
-                }
-                soon.push_back(batch);
-            }
+            // Before a batch is drawn: where none is named ahead none is left undone.
             match &before {
                 None if start.elapsed() >= course.warm => before = Some(self.counters(keys)?),
                 Some(before) if start.elapsed() >= course.warm + course.measured => {
@@ -201,13 +205,24 @@ impl<'a> Drive<'a> {
                 }
                 _ => {}
             }
+            while soon.len() <= course.ahead {
+                let batch = match course.operation {
+                    Operation::Lookup | Operation::Update => self.draw(|| draw.row()),
+                    Operation::Absent => self.draw(|| ABSENT + draw.bits() % ABSENT),
+                    Operation::New => self.draw(|| self.site.rows + self.new.fetch_add(1, Ordering::Relaxed)),
+                };
+                if course.ahead > 0 {
+                    self.candidate.ahead(&batch.keys)?;
+                }
+                soon.push_back(batch);
+            }
             let Some(batch) = soon.pop_front() else { continue };
             match course.operation {
-                Operation::Lookup => {
+                Operation::Lookup | Operation::Absent => {
                     self.candidate.lookup(&batch.keys, &mut out)?;
                     self.compare(&batch, &out)?;
                 }
-                Operation::Update => {
+                Operation::Update | Operation::New => {
                     self.candidate.update(&batch.keys)?;
                     batch.rows.iter().for_each(|&row| self.count(row));
                 }
@@ -222,17 +237,28 @@ impl<'a> Drive<'a> {
     }
 
     fn count(&self, row: u64) {
-        self.updates.0[row as usize].fetch_add(1, Ordering::Relaxed);
+        if let Some(updates) = self.updates.0.get(row as usize) {
+            updates.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
-    fn draw(&self, draw: &mut Draw) -> Batch {
-        let rows: Vec<u64> = (0..self.batch).map(|_| draw.row()).collect();
+    /// What each value of a row must be.
+    fn expected(&self, row: u64) -> f32 {
+        match self.updates.0.get(row as usize) {
+            Some(updates) => value_of(row) + updates.load(Ordering::Relaxed) as f32,
+            None if row < ABSENT => 1.0,
+            None => 0.0,
+        }
+    }
+
+    fn draw(&self, row: impl FnMut() -> u64) -> Batch {
+        let rows: Vec<u64> = std::iter::repeat_with(row).take(self.batch).collect();
         Batch { keys: rows.iter().map(|&row| key_of(row)).collect(), rows }
     }
 
     fn compare(&self, batch: &Batch, out: &[f32]) -> Result<(), Failure> {
         for (&row, found) in batch.rows.iter().zip(out.chunks_exact(self.site.dim)) {
-            let expected = value_of(row) + self.updates.0[row as usize].load(Ordering::Relaxed) as f32;
+            let expected = self.expected(row);
             if found.iter().fold(false, |odd, &value| odd | (value != expected)) {
                 return Err(format!("row {row}: expected {expected}, found {found:?}").into());
             }
@@ -240,11 +266,15 @@ impl<'a> Drive<'a> {
         Ok(())
     }
 
-    fn check(&self, distribution: Distribution) -> Result<(), Failure> {
+    fn check(&self, distribution: Distribution, operation: Operation) -> Result<(), Failure> {
         let mut draw = Draw::new(self.site.rows, distribution, self.phase << 32);
+        let inserted = self.new.load(Ordering::Relaxed);
         let mut out = vec![0.0; self.batch * self.site.dim];
         for _ in 0..CHECKED.min(self.site.rows as usize / 4) / self.batch {
-            let batch = self.draw(&mut draw);
+            let batch = self.draw(|| match (operation, inserted) {
+                (Operation::New, 1..) => self.site.rows + draw.bits() % inserted,
+                _ => draw.row(),
+            });
             self.candidate.lookup(&batch.keys, &mut out)?;
             self.compare(&batch, &out)?;
         }

@@ -86,6 +86,10 @@ impl Candidate for InStore {
         Ok(self.table.apply_gradients(keys, &self.gradients[..values], &Update::at(NOW))?)
     }
 
+    fn takes_any_key(&self) -> bool {
+        true
+    }
+
     fn looks_ahead(&self) -> bool {
         true
     }

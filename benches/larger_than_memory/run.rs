@@ -70,6 +70,16 @@ pub(crate) struct Args {
 pub(crate) enum Operation {
     Lookup,
     Update,
+    /// Lookups of keys that no row ever had; this store only
+    Absent,
+    /// Updates that insert their rows; this store only
+    New,
+}
+
+impl Operation {
+    fn fits(self, candidate: &dyn Candidate) -> bool {
+        matches!(self, Operation::Lookup | Operation::Update) || candidate.takes_any_key()
+    }
 }
 
 /// The arguments of this process without what only Cargo wants.
@@ -166,8 +176,10 @@ fn child(
     }
     let mut drive = Drive::new(&site, &*candidate, args.batch, counts);
     for &distribution in &args.distribution {
-        for &operation in &args.operation {
-            for &ahead in args.ahead.iter().filter(|&&ahead| ahead == 0 || candidate.looks_ahead()) {
+        for &operation in args.operation.iter().filter(|operation| operation.fits(&*candidate)) {
+            // Keys that wait to be used at the end would be new rows that are missing.
+            let named = candidate.looks_ahead() && operation != Operation::New;
+            for &ahead in args.ahead.iter().filter(|&&ahead| ahead == 0 || named) {
                 let (warm, measured) = (Duration::from_secs_f64(args.seconds * args.warm), Duration::from_secs_f64(args.seconds));
                 println!("{}", drive.figure(&Course { distribution, operation, ahead, warm, measured })?);
             }

@@ -123,7 +123,16 @@ fn build<S: ByteStore + 'static>(
     }
     let dir = Temporary(site.dir.join(format!("embedrock-beyond-{}-{}", S::NAME, std::process::id())));
     std::fs::create_dir(&dir.0)?;
-    run::filled(&dir.0)?;
+    if site.keep {
+        let kept = site.dir.join(format!("embedrock-beyond-{}-{}x{}", S::NAME, site.rows, site.dim));
+        if !kept.exists() {
+            std::fs::create_dir(&kept)?;
+            run::filled(&kept)?;
+        }
+        copy(&kept, &dir.0)?;
+    } else {
+        run::filled(&dir.0)?;
+    }
     disk::forget(&dir.0)?;
     let group = match cgroup::join(site.budget + BESIDE_BUDGET) {
         Ok(group) => group,
@@ -135,6 +144,15 @@ fn build<S: ByteStore + 'static>(
     let store = open(&dir.0, site.budget)?;
     let name = if threads == 1 { S::NAME.to_owned() } else { format!("{}, {threads} threads", S::NAME) };
     Ok(Some(Box::new(Beyond { store, name, dim: site.dim, threads, _group: group, _dir: dir })))
+}
+
+fn copy(from: &Path, to: &Path) -> Result<(), Failure> {
+    for path in disk::files(from)? {
+        let target = to.join(path.strip_prefix(from)?);
+        std::fs::create_dir_all(target.parent().unwrap_or(to))?;
+        std::fs::copy(&path, target)?;
+    }
+    Ok(())
 }
 
 /// Rows in the order of their keys, which come in any.
