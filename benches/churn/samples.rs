@@ -95,12 +95,19 @@ impl Sample {
 
 /// By how much a figure grows over the second half, of its mean there: by the line that fits best.
 pub(crate) fn growth(samples: &[Sample], of: fn(&Sample) -> f64) -> f64 {
-    let half = &samples[samples.len() / 2..];
-    let n = half.len() as f64;
-    let (mut sx, mut sy, mut sxx, mut sxy) = (0.0, 0.0, 0.0, 0.0);
-    for (x, sample) in half.iter().enumerate() {
-        let (x, y) = (x as f64, of(sample));
-        (sx, sy, sxx, sxy) = (sx + x, sy + y, sxx + x * x, sxy + x * y);
+    growth_of(samples[samples.len() / 2..].iter().map(of))
+}
+
+/// The same of the keys that come from one sample to the next: what is kept of some traffic is more where that is more.
+pub(crate) fn traffic_growth(samples: &[Sample]) -> f64 {
+    growth_of(samples[samples.len() / 2..].windows(2).map(|pair| (pair[1].keys - pair[0].keys) as f64))
+}
+
+fn growth_of(values: impl Iterator<Item = f64>) -> f64 {
+    let (mut n, mut sx, mut sy, mut sxx, mut sxy) = (0.0, 0.0, 0.0, 0.0, 0.0);
+    for y in values {
+        (sx, sy, sxx, sxy) = (sx + n, sy + y, sxx + n * n, sxy + n * y);
+        n += 1.0;
     }
     let slope = (n * sxy - sx * sy) / (n * sxx - sx * sx);
     if n < 3.0 || sy == 0.0 { 0.0 } else { slope * n / (sy / n) }
@@ -129,6 +136,7 @@ pub(crate) fn summary(samples: &[Sample]) -> Value {
         "disk_bytes_most": largest(samples, |s| s.disk_bytes as f64), "cold_bytes_mean": mean(|s| s.cold_bytes),
         "files_mean": mean(|s| s.files), "files_most": largest(samples, |s| s.files as f64),
         "disk_growth": growth(samples, |s| s.disk_bytes as f64), "files_growth": growth(samples, |s| s.files as f64),
+        "cold_growth": growth(samples, |s| s.cold_bytes as f64), "traffic_growth": traffic_growth(samples),
         "cold_keys_mean": mean(|s| s.cold_keys), "hot_rows_mean": mean(|s| s.hot_rows),
     })
 }

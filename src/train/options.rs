@@ -30,7 +30,7 @@ pub struct DeepFmOptions {
     pub commit_every: u64,
     /// Commits between checkpoints, which bound the log and the time to open; 0 makes none.
     pub checkpoint_every: u64,
-    /// Batches read ahead of training, their rows prefetched.
+    /// Batches read ahead of training, their rows prefetched; with 0 none is, and rows are read when they are needed.
     pub read_ahead: usize,
     /// Stop (and commit) when the whole stream's first so many samples are learned, at the end of a batch.
     pub max_samples: Option<u64>,
@@ -69,7 +69,7 @@ impl DeepFmOptions {
                 refuse("learning-rate", "must be above 0")
             }
             o if !(0.0..=100.0).contains(&o.initial_range) => refuse("initial-range", "must be 0 to 100"),
-            o if o.read_ahead == 0 || o.read_ahead > 65_536 => refuse("read-ahead", "must be 1 to 65536"),
+            o if o.read_ahead > 65_536 => refuse("read-ahead", "must be at most 65536"),
             _ => Ok(()),
         }
     }

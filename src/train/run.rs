@@ -81,7 +81,9 @@ fn fresh_state(source: &dyn Source, options: &DeepFmOptions) -> Result<State> {
 fn read(mut source: Box<dyn Source>, table: &Table, options: &DeepFmOptions, sender: &SyncSender<Result<Samples>>) {
     loop {
         let batch = read_batch(source.as_mut(), options.batch_size).and_then(|samples| {
-            table.prefetch(&samples.keys)?;
+            if options.read_ahead > 0 {
+                table.prefetch(&samples.keys)?;
+            }
             Ok(samples)
         });
         let last = batch.as_ref().map_or(true, Samples::is_empty);

@@ -135,7 +135,7 @@ fn another_input_or_other_options_are_refused() {
     assert!(matches!(options_error, Err(Error::OtherJob(what)) if what.contains("batch size 32, not with batch size 33")));
     let data_error = train_deepfm(&store, other_source(100), &options(), &mut |_| ());
     assert!(matches!(data_error, Err(Error::OtherJob(what)) if what.contains("301 users")));
-    let faster = DeepFmOptions { commit_every: 1, read_ahead: 1, ..options() };
+    let faster = DeepFmOptions { commit_every: 1, read_ahead: 0, ..options() };
     assert_eq!(train_deepfm(&store, source(100), &faster, &mut |_| ()).unwrap().samples_of_this_run, 0);
     let senseless = DeepFmOptions { learning_rate: Some(f32::NAN), ..options() };
     assert!(senseless.validate().is_err());

@@ -37,6 +37,9 @@ pub(crate) struct Args {
     /// Batches between two commits; 0 for one at the end
     #[arg(long, default_value_t = 2000)]
     commit_every: u64,
+    /// Batches read ahead of training, and their rows brought into memory; 0 for none
+    #[arg(long, value_name = "BATCHES", default_value_t = DeepFmOptions::default().read_ahead)]
+    read_ahead: usize,
     /// Samples a batch: small ones learn more from each, large ones are faster. 8, or 1024 for the synthetic stream
     #[arg(long)]
     batch_size: Option<usize>,
@@ -134,6 +137,7 @@ fn model_options(args: &Args) -> DeepFmOptions {
         seed: args.job.seed,
         commit_every: args.commit_every,
         checkpoint_every: args.job.checkpoint_every,
+        read_ahead: args.read_ahead,
         max_samples: args.max_samples,
         ..DeepFmOptions::default()
     }
