@@ -4,7 +4,8 @@
 //! New ids arrive all the time, are wanted much while they are new and less and less then; a part of the traffic is ids that are seen
 //! once. A sliding filter admits, two feature slots have rules of their own, rows expire, the budget is a tenth of the live data, commits
 //! and bases come by policy. At the end it is checked that the budget was never exceeded, that the cold tier did not grow in the
-//! second half, nor disk and files more than the traffic, and that the rows are those of the same batches in a store with memory for all. Under `cargo test` it runs for an instant.
+//! second half, nor disk and files more than the traffic, and that the rows are those of the same batches in a store with memory for
+//! all. Under `cargo test` it runs for an instant.
 
 #[path = "churn/chart.rs"]
 mod chart;

@@ -1,6 +1,7 @@
 //! How much memory and disk a table will take, before there is one.
 #![forbid(unsafe_code)]
 
+use crate::cold::{BLOCK_BYTES, FILTER_BITS};
 use crate::optimizer::Optimizer;
 use crate::schema::TableSchema;
 
@@ -12,12 +13,8 @@ const INDEX_BYTES: u64 = 8;
 const COLD_OVERHEAD_BYTES: u64 = 26;
 /// Bytes of a cold row beside its lanes in a block of rows: key with RocksDB's sequence number, lengths, time.
 const BLOCK_ENTRY_BYTES: u64 = 23;
-/// Bytes of a block of rows, about: one ends with the row that fills it.
-const BLOCK_BYTES: u64 = 4 << 10;
 /// Bytes of index a block of rows has.
 const BLOCK_INDEX_BYTES: u64 = 16;
-/// Bits of filter a cold row has.
-const FILTER_BITS: u64 = 10;
 /// Half of the cold tier's memory is for filters and indexes, whatever waits to be written.
 const FILTER_SHARE: u64 = 2;
 
@@ -62,7 +59,7 @@ pub fn plan(rows: u64, dim: usize, optimizer: &Optimizer) -> Plan {
 
 /// Bytes of filters and indexes of so many cold rows, merged.
 pub(crate) fn cold_index_bytes(rows: u64, row_bytes: u64) -> u64 {
-    let rows_a_block = BLOCK_BYTES / row_bytes.saturating_add(BLOCK_ENTRY_BYTES) + 1;
+    let rows_a_block = BLOCK_BYTES as u64 / row_bytes.saturating_add(BLOCK_ENTRY_BYTES) + 1;
     let index = rows.div_ceil(rows_a_block).saturating_mul(BLOCK_INDEX_BYTES);
-    (rows / 8).saturating_mul(FILTER_BITS).saturating_add(index)
+    (rows / 8).saturating_mul(FILTER_BITS.into()).saturating_add(index)
 }

@@ -59,6 +59,7 @@ fn a_senseless_command_line_is_exit_code_2_and_changes_nothing() {
         ("fly", "unrecognized subcommand"),
         ("inspect", "required"),
         ("inspect x --memory-budget 1PiB", "'PiB' is no unit: use KiB, MiB or GiB"),
+        ("inspect x --memory-budget MiB", "is no size: write e.g. 64MiB"),
         ("inspect x --cold-memory MiB", "is no size: write e.g. 64MiB"),
         ("restore x --to y --at 7", "write TIMELINE.SEQUENCE"),
         ("plan --rows 1 --dim 0", "1..=65536"),
@@ -231,7 +232,6 @@ fn checkpoint_plan_and_generate_say_what_they_did() {
     assert_eq!(std::fs::read_to_string(place.path("clicks.csv")).unwrap().lines().count(), 801);
     let made = place.json("generate --to more.tsv --layout criteo --samples 10");
     assert_eq!((&made["samples"], &made["synthetic"]), (&10.into(), &true.into()));
-
     place.ok(&format!("{TRAIN} --store s --data clicks.csv --checkpoint-every 0"));
     let (digest, before) = (place.digest("s"), place.json("inspect s"));
     assert!(place.ok("checkpoint s").contains("s: base 1 at commit 1.4"));

@@ -44,6 +44,10 @@ pub(crate) use twin::FILE as TWIN_ROWS;
 
 /// The bytes of a value's time, ahead of its row.
 pub(crate) const TIME_BYTES: usize = 4;
+/// Bytes of a block of rows, about: one ends with the row that fills it.
+pub(crate) const BLOCK_BYTES: usize = 4 << 10;
+/// Bits of filter that a row has.
+pub(crate) const FILTER_BITS: u32 = 10;
 
 /// A store of cold rows, used from many threads at once.
 pub(crate) trait ColdTier: Send + Sync {

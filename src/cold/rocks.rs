@@ -28,7 +28,7 @@ use rocksdb::{
 use self::reclaim::{Filters, Horizon};
 use self::walk::Walk;
 use crate::cold::readers::Readers;
-use crate::cold::{ColdBatch, ColdRows, ColdTier, ColdTraffic, TIME_BYTES, link};
+use crate::cold::{BLOCK_BYTES, ColdBatch, ColdRows, ColdTier, ColdTraffic, FILTER_BITS, TIME_BYTES, link};
 use crate::error::{Error, Result};
 use crate::expiry::Horizons;
 use crate::types::TableId;
@@ -359,10 +359,10 @@ impl RocksCold {
 fn options(memory: usize, cache: &Cache, buffers: &WriteBufferManager) -> Options {
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_cache(cache);
-    blocks.set_block_size(4 << 10);
+    blocks.set_block_size(BLOCK_BYTES);
     blocks.set_format_version(6);
     blocks.set_checksum_type(ChecksumType::XXH3);
-    blocks.set_bloom_filter(10.0, false);
+    blocks.set_bloom_filter(FILTER_BITS.into(), false);
     blocks.set_whole_key_filtering(true);
     // In partitions, so that a lookup needs a page of the filter, not all of it, when memory is short.
     blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);

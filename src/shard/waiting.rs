@@ -59,10 +59,9 @@ impl Shard {
 
     /// The keys that wait longest.
     pub(crate) fn next_ahead(&mut self, context: &Context) -> Option<Together> {
-        let before = self.waiting.bytes;
-        let next = self.waiting.pop();
-        context.budget.release(before - self.waiting.bytes);
-        next
+        let next = self.waiting.pop()?;
+        context.budget.release(Waiting::bytes_for(next.mixed.len()));
+        Some(next)
     }
 
     /// A batch is about to read these ascending mixed keys. If some of them still wait, look-ahead is late, and what waits for this

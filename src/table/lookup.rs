@@ -150,7 +150,6 @@ impl TableInner {
         let awaited = flights.as_ref().map_or_else(Vec::new, |flights| flights.leave_out(wanted));
         let cold = self.lookup_cold(schema, visit, wanted, flights)?;
         self.counters.hot_hits.fetch_add(hot as u64, Ordering::Relaxed);
-        self.counters.cold_hits.fetch_add(cold as u64, Ordering::Relaxed);
         Ok((hot + cold, awaited))
     }
 
@@ -280,6 +279,7 @@ impl TableInner {
                 self.fill_missing(schema, part.keys[position], &mut part.rows[position * dim..(position + 1) * dim]);
             }
         }
+        self.counters.cold_hits.fetch_add(hits as u64, Ordering::Relaxed);
         Ok(hits)
     }
 

@@ -1,6 +1,6 @@
 //! Look-ahead: keys go to a bounded queue, and threads of its own bring their cold rows into memory.
 //!
-//! Nothing waits for its end but lookups of keys whose rows are being read at that moment. Rows that arrive are hints: they take no
+//! Nothing waits for its end but lookups and updates of keys whose rows are being read at that moment. Rows that arrive are hints: they take no
 //! more than their share of memory, leave first when there is need, and no row's content depends on them.
 #![forbid(unsafe_code)]
 
@@ -65,8 +65,8 @@ impl Drop for Airborne<'_> {
 impl Table {
     /// Look-ahead: has the cold rows among `keys` brought into memory in the background, and returns at once.
     ///
-    /// Call it for the keys of a batch some batches before it: each call is a step, and rows are kept until a batch uses them or one of a
-    /// later step are used. They are hints: they take at most a quarter of the memory, and where there is none for them they are not
+    /// Call it for the keys of a batch some batches before it: each call is a step, and rows are kept until a batch uses them, or half of
+    /// those of a later step. They are hints: they take at most a quarter of the memory, and where there is none for them they are not
     /// brought. No row changes, and no result depends on it. Keys wait in a queue of 131,072; when it is full, the call waits, and
     /// those that a batch has begun to read itself wait no longer.
     /// [`StoreOptions::prefetch_threads`](crate::StoreOptions::prefetch_threads) says how many threads read.
