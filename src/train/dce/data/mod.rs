@@ -8,7 +8,7 @@
 //! | `unix` | `User0`, `User1`, ... with labels of some: blocks of 100 commands | users | whether somebody else typed |
 //! | `yoochoose` | `SessionId ItemId Time` with tabs | none | nothing: sessions to learn the session encoder from |
 //!
-//! A run holds all sessions in memory: 148 bytes for one of four events alone, 284 for one of seven with eight numbers of context and
+//! A run holds all sessions in memory: 160 bytes for one of four events alone, 284 for one of seven with eight numbers of context and
 //! three labels.
 #![forbid(unsafe_code)]
 
