@@ -82,6 +82,8 @@ pub enum Bug {
     ChangedRowDropped,
     /// A row that was read ahead takes its place although it came into memory, changed and left meanwhile.
     StaleRowLands,
+    /// A key that was found nowhere counts as absent although it has a row by now.
+    NewRowAbsent,
 }
 
 impl Bug {
@@ -91,7 +93,7 @@ impl Bug {
 
     /// All the others.
     #[cfg(feature = "testing")]
-    pub const ALL: [Bug; 36] = [
+    pub const ALL: [Bug; 37] = [
         Bug::NewerTakenForUncommitted,
         Bug::CommittedTakenForCold,
         Bug::DemotedImageLost,
@@ -128,6 +130,7 @@ impl Bug {
         Bug::UnwrittenRowDropped,
         Bug::ChangedRowDropped,
         Bug::StaleRowLands,
+        Bug::NewRowAbsent,
     ];
 }
 

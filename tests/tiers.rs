@@ -88,6 +88,33 @@ fn lookups_use_what_was_brought_ahead_of_them() {
     assert!(brought.prefetched > 90, "{brought:?}");
 }
 
+/// A new id is looked up, read ahead and updated: whoever asks first asks for all.
+#[test]
+fn what_was_found_nowhere_is_asked_for_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = mostly_cold(dir.path());
+    let table = store.table("t").unwrap();
+    let new: Vec<u64> = (ROWS..ROWS + 100).collect();
+    let mut rows = vec![1.0; new.len() * DIM];
+    assert_eq!(table.lookup(&new, &mut rows).unwrap(), 0);
+    assert_eq!(stats(&store).cold_reads, 100);
+    table.prefetch(&new).unwrap();
+    while store.stats().prefetches_waiting > 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(table.lookup(&new, &mut rows).unwrap(), 0);
+    assert_eq!(table.remove(&new).unwrap(), 0);
+    let values: Vec<f32> = new.iter().flat_map(|&key| [key as f32; DIM]).collect();
+    table.assign(&new, &values, &Update::at(1)).unwrap();
+    // One that has many beside it may be pushed out.
+    let again = stats(&store).cold_reads - 100;
+    assert!(again < 10, "{again} asked for again");
+    table.begin_leaving(ROWS as usize).unwrap();
+    table.end_leaving(true).unwrap();
+    assert!(stats(&store).hot_rows < 10, "{:?}", stats(&store));
+    check(&table, &new);
+}
+
 /// Rows that a lookup brings up have places or are not kept: a lookup with a store of few rows in memory reads all of it.
 #[test]
 fn lookups_of_more_rows_than_fit_read_them_all_and_keep_the_cap() {

@@ -32,6 +32,10 @@ impl Flights {
         }
     }
 
+    pub(super) fn is_on(&self, key: Key, flight: &Flight) -> bool {
+        self.keys.get(&key) == Some(&flight.number)
+    }
+
     /// Ends a key's part in a flight; returns whether it was still in it.
     fn land(&mut self, key: Key, flight: u64) -> bool {
         let flying = self.keys.get(&key) == Some(&flight);
@@ -53,6 +57,8 @@ pub(crate) struct Flight {
     places: Vec<(usize, usize, usize)>,
     values: Vec<u8>,
     read: bool,
+    /// No read failed: what has no value has no row in the cold tier.
+    whole: bool,
 }
 
 impl Flight {
@@ -79,7 +85,22 @@ impl Flight {
                 flight = flying.next();
             }
             flight.iter_mut().for_each(|flight| flight.take_on(at - first, value));
-        })
+        })?;
+        flights.iter_mut().for_each(|flight| flight.whole = true);
+        Ok(())
+    }
+
+    /// What the cold tier has of these ascending mixed keys was offered. A row that left memory only after a lookup had found it there is
+    /// not among them.
+    pub(crate) fn all_offered(&mut self, asked: &[u64]) {
+        self.whole = self.mixed.iter().all(|mixed| asked.binary_search(mixed).is_ok());
+    }
+
+    /// Mixed keys, ascending, that the cold tier has no row of.
+    pub(super) fn not_found(&self) -> impl Iterator<Item = u64> + '_ {
+        let mut found = self.places.iter().map(|&(at, ..)| at).peekable();
+        let mixed = self.mixed.iter().enumerate().filter(|_| self.whole);
+        mixed.filter(move |(at, _)| found.next_if_eq(at).is_none()).map(|(_, &mixed)| mixed)
     }
 
     /// Takes the value of a key with this number on board.
@@ -126,16 +147,13 @@ pub(super) struct Arrivals<'a> {
 }
 
 impl Shard {
-    /// Begins to bring up those of the ascending mixed keys that are not hot and not on their way, for use at once or for a step of
+    /// Begins to bring up those of the ascending mixed keys that may be cold and are not on their way, for use at once or for a step of
     /// look-ahead: then only as many as there will be places for. To be followed by [`Flight::read_all`], and by [`Shard::land`] or
     /// [`Shard::promote`] whether or not that succeeds.
     pub(crate) fn take_off(&mut self, env: &Env<'_>, mixed: &[u64], step: Option<u16>) -> Flight {
         mixed.iter().for_each(|&mixed| self.prefetch_key(mixed));
-        let flying = |&mixed: &u64| {
-            let key = unmix(mixed);
-            self.find(key, mixed).is_none() && !self.flights.keys.contains_key(&key)
-        };
-        let mut mixed: Vec<u64> = mixed.iter().copied().filter(flying).collect();
+        let takes_off = |&mixed: &u64| self.may_be_cold(mixed) && !self.flights.keys.contains_key(&unmix(mixed));
+        let mut mixed: Vec<u64> = mixed.iter().copied().filter(takes_off).collect();
         if step.is_some() {
             mixed.truncate(self.places_ahead(env, mixed.len()));
             self.hints.flying += mixed.len();
@@ -149,6 +167,11 @@ impl Shard {
         let number = self.flights.flights;
         self.flights.keys.extend(mixed.iter().map(|&mixed| (unmix(mixed), number)));
         Flight { number, step, ..Flight::of(mixed.into_iter()) }
+    }
+
+    /// Whether a mixed key may have a row that is in the cold tier alone.
+    pub(super) fn may_be_cold(&self, mixed: u64) -> bool {
+        self.find(unmix(mixed), mixed).is_none() && !self.is_absent(mixed)
     }
 
     /// Notes that a lookup uses those of the ascending mixed keys that are hot, and begins to bring up the others.
@@ -189,6 +212,7 @@ impl Shard {
             }
             kept += 1;
         }
+        self.note_not_found(env, flight);
         self.end_flight(flight);
         let counter = if flight.step.is_some() { &env.counters.ahead } else { &env.counters.promoted };
         counter.fetch_add(kept as u64, Relaxed);
@@ -214,6 +238,9 @@ impl Shard {
         let mut arrivals = Arrivals::default();
         missing.retain(|&(mixed, at)| {
             let key = unmix(mixed);
+            if self.is_absent(mixed) {
+                return true;
+            }
             if !self.flights.land(key, flight.number) || self.find(key, mixed).is_some() {
                 arrivals.elsewhere.push((mixed, at));
                 return false;

@@ -89,9 +89,11 @@ impl Shard {
         env.counters.updated_hot.fetch_add((uniques.len() - missing.len()) as u64, Relaxed);
         if !missing.is_empty() && env.may_be_cold() {
             missing.sort_unstable();
-            let mixed: Vec<u64> = missing.iter().map(|&(mixed, _)| mixed).collect();
-            plan.flight = Some(self.take_off(env, &mixed, None));
-            return Ok(());
+            let mixed: Vec<u64> = missing.iter().map(|&(mixed, _)| mixed).filter(|&mixed| !self.is_absent(mixed)).collect();
+            if !mixed.is_empty() {
+                plan.flight = Some(self.take_off(env, &mixed, None));
+                return Ok(());
+            }
         }
         let result = self.place_new(env, batch, plan);
         result.inspect_err(|_| self.cancel(env.context, plan))
@@ -115,6 +117,11 @@ impl Shard {
             if self.admits(env, batch, &uniques[at as usize]) {
                 fresh.push(at);
             }
+        }
+        if env.may_be_cold() {
+            let admitted = &mut fresh.iter().peekable();
+            let refused = missing.iter().filter(|(_, at)| admitted.next_if_eq(&at).is_none());
+            self.note_absent(env, refused.map(|&(mixed, _)| mixed));
         }
         self.reserve(env, fresh.len())?;
         for &at in &*fresh {

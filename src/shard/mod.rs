@@ -1,6 +1,7 @@
 //! A shard: the rows of one part of a table's keys, index and slab and admission counts together. It knows no log.
 #![forbid(unsafe_code)]
 
+mod absent;
 mod ahead;
 mod batch;
 mod capture;
@@ -119,6 +120,7 @@ pub(crate) struct Shard {
     flights: ahead::Flights,
     hints: hints::Hints,
     waiting: waiting::Waiting,
+    absent: absent::Absent,
     tombstones: usize,
 }
 
@@ -153,6 +155,7 @@ impl Shard {
             flights: ahead::Flights::default(),
             hints: hints::Hints::default(),
             waiting: waiting::Waiting::default(),
+            absent: absent::Absent::default(),
             tombstones: 0,
         };
         if shard.grow(env)? {
@@ -177,6 +180,7 @@ impl Shard {
             + self.hand.memory_bytes()
             + self.hints.memory_bytes()
             + self.waiting.memory_bytes()
+            + self.absent.memory_bytes()
     }
 
     /// Hot rows, tombstones not counted.
@@ -257,6 +261,7 @@ impl Shard {
         self.index.insert(mixed, raw);
         // Whoever reads its cold copy now is late.
         self.flights.ground(key);
+        self.absent.forget(mixed);
     }
 
     fn mark_uncommitted(&mut self, row: u32) {

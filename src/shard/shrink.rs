@@ -20,6 +20,7 @@ impl Shard {
         self.demote_to(env, rows)?;
         self.move_below(rows.max(self.index.len()));
         self.shrink_rows(env.context);
+        self.forget_absent(env.context);
         let buckets = Index::buckets_for(self.slab.capacity());
         if buckets < self.index.buckets() {
             // Beside the old one for a moment, whether or not there is room: it is smaller than what goes.

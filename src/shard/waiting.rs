@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 
 use super::Shard;
 use crate::context::Context;
-use crate::types::unmix;
 
 /// So many of the keys that wait together tell whether a batch has begun to read them.
 const SAMPLE: usize = 16;
@@ -82,7 +81,7 @@ impl Shard {
         for mixed in waiting.iter().step_by(waiting.len().div_ceil(SAMPLE).max(1)) {
             let missed = missed.binary_search(mixed).is_ok();
             wanted += usize::from(missed);
-            cold += usize::from(missed || self.raw(unmix(*mixed)).is_none());
+            cold += usize::from(missed || self.may_be_cold(*mixed));
         }
         wanted > 0 && wanted >= cold.min(2)
     }

@@ -179,6 +179,13 @@ impl TableInner {
             output,
         });
         drop(shards);
+        if may_be_cold {
+            for (at, absent) in missing.iter_mut() {
+                let mixed = mix(part.keys[*at as usize]);
+                let shard = locked[shard_of(mixed, locked.len())].as_deref();
+                *absent |= shard.is_some_and(|shard| shard.is_absent(mixed));
+            }
+        }
         drop(locked);
         cold.clear();
         for &(at, absent) in &*missing {
@@ -269,6 +276,7 @@ impl TableInner {
                     hits += 1;
                 }
             })?;
+            flights.iter_mut().for_each(|flights| flights.all_offered(&mixed));
             if let Some((key, length)) = odd {
                 return Err(misfit(key, length, schema.lanes()));
             }

@@ -34,6 +34,11 @@ impl Flights<'_> {
         let shard = shard_of(mixed, self.of_shards.len());
         self.of_shards[shard].offer(mixed, value);
     }
+
+    /// What the cold tier has of these ascending mixed keys was offered.
+    pub(super) fn all_offered(&mut self, asked: &[u64]) {
+        self.of_shards.iter_mut().for_each(|flight| flight.all_offered(asked));
+    }
 }
 
 impl Drop for Flights<'_> {
