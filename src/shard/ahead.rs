@@ -152,8 +152,7 @@ impl Shard {
     /// [`Shard::promote`] whether or not that succeeds.
     pub(crate) fn take_off(&mut self, env: &Env<'_>, mixed: &[u64], step: Option<u16>) -> Flight {
         mixed.iter().for_each(|&mixed| self.prefetch_key(mixed));
-        let takes_off = |&mixed: &u64| self.may_be_cold(mixed) && !self.flights.keys.contains_key(&unmix(mixed));
-        let mut mixed: Vec<u64> = mixed.iter().copied().filter(takes_off).collect();
+        let mut mixed: Vec<u64> = mixed.iter().copied().filter(|&mixed| self.takes_off(mixed)).collect();
         if step.is_some() {
             mixed.truncate(self.places_ahead(env, mixed.len()));
             self.hints.flying += mixed.len();
@@ -174,18 +173,35 @@ impl Shard {
         self.find(unmix(mixed), mixed).is_none() && !self.is_absent(mixed)
     }
 
+    fn takes_off(&self, mixed: u64) -> bool {
+        self.may_be_cold(mixed) && !self.is_flying(unmix(mixed))
+    }
+
+    /// Places that those of some mixed keys will take that look-ahead brings, beside those that are on their way already.
+    pub(super) fn places_wanted(&self, env: &Env<'_>, mixed: &[u64]) -> usize {
+        let wanted = mixed.iter().filter(|&&mixed| self.takes_off(mixed)).count();
+        self.hints.flying + wanted.min(self.hints_left(env))
+    }
+
     /// Notes that a lookup uses those of the ascending mixed keys that are hot, and begins to bring up the others.
     pub(crate) fn look_up(&mut self, env: &Env<'_>, mixed: &[u64]) -> Flight {
         mixed.iter().for_each(|&mixed| self.prefetch_key(mixed));
+        let mut missing = Vec::new();
         for &mixed in mixed {
-            let Some(row) = self.find(unmix(mixed), mixed).filter(|raw| raw & TOMBSTONE_BIT == 0) else { continue };
+            let Some(row) = self.find(unmix(mixed), mixed) else {
+                missing.push(mixed);
+                continue;
+            };
+            if row & TOMBSTONE_BIT != 0 {
+                continue;
+            }
             if self.slab.meta(row).has(AHEAD) {
                 self.claim(env, row);
             }
             let meta = self.slab.meta_mut(row);
             meta.touches = policy::used(meta.touches);
         }
-        self.take_off(env, mixed, None)
+        self.take_off(env, &missing, None)
     }
 
     /// Keeps what was read of keys that did not come into memory in another way; rows without a place are dropped. Returns how many
@@ -216,7 +232,7 @@ impl Shard {
         self.end_flight(flight);
         let counter = if flight.step.is_some() { &env.counters.ahead } else { &env.counters.promoted };
         counter.fetch_add(kept as u64, Relaxed);
-        if flight.step.is_none() && self.shortage(env) > 0 {
+        if flight.step.is_none() && self.shortage(env, 0) > 0 {
             env.context.room.ask();
         }
         kept
@@ -238,10 +254,8 @@ impl Shard {
         let mut arrivals = Arrivals::default();
         missing.retain(|&(mixed, at)| {
             let key = unmix(mixed);
-            if self.is_absent(mixed) {
-                return true;
-            }
-            if !self.flights.land(key, flight.number) || self.find(key, mixed).is_some() {
+            let landed = self.flights.land(key, flight.number);
+            if !self.is_absent(mixed) && (!landed || self.find(key, mixed).is_some()) {
                 arrivals.elsewhere.push((mixed, at));
                 return false;
             }

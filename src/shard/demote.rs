@@ -96,19 +96,20 @@ impl Shard {
                 return Err(env.context.budget.too_small(bytes));
             }
         }
-        if rows > 0 && self.shortage(env) > 0 {
+        if rows > 0 && self.shortage(env, 0) > 0 {
             env.context.room.ask();
         }
         Ok(())
     }
 
-    /// The rows that should leave now, ahead of the batches that will want their room: none while there is memory to grow into.
-    pub(super) fn shortage(&self, env: &Env<'_>) -> usize {
-        let (rows, free) = (self.slab.capacity(), self.slab.available());
+    /// The rows that should leave now, ahead of the batches that will want their room, where `promised` of the free places are not for
+    /// these: none while there is memory to grow into.
+    pub(super) fn shortage(&self, env: &Env<'_>, promised: usize) -> usize {
+        let (rows, free) = (self.slab.capacity(), self.slab.available().saturating_sub(promised));
         if free >= rows / LOW_SHARE || env.context.budget.left_for_rows() >= self.growth().bytes {
             0
         } else {
-            rows / HIGH_SHARE - free
+            (rows / HIGH_SHARE + promised).saturating_sub(self.slab.available())
         }
     }
 

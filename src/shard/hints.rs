@@ -111,17 +111,24 @@ impl Shard {
 
     /// For how many of `wanted` rows there will be places ahead of their use: what has none would be read twice.
     pub(super) fn places_ahead(&mut self, env: &Env<'_>, wanted: usize) -> usize {
-        let rows =
-            env.context.hot_rows.map_or(usize::MAX, |cap| cap / env.shards).min(self.slab.capacity().max(self.slab.chunk_rows()));
-        let most = (rows / SHARE).max(1);
-        self.retire(most, wanted);
-        let places = wanted.min(most.saturating_sub(self.hints.rows + self.hints.flying));
+        self.retire(self.most_hints(env), wanted);
+        let places = wanted.min(self.hints_left(env));
         self.hints.turned_away += wanted - places;
         if env.context.budget.left_for_rows() >= self.growth().bytes {
             places
         } else {
             places.min(self.slab.available().saturating_sub(self.hints.flying))
         }
+    }
+
+    fn most_hints(&self, env: &Env<'_>) -> usize {
+        let cap = env.context.hot_rows.map_or(usize::MAX, |cap| cap / env.shards);
+        (cap.min(self.slab.capacity().max(self.slab.chunk_rows())) / SHARE).max(1)
+    }
+
+    /// How many more rows may come ahead of their use.
+    pub(super) fn hints_left(&self, env: &Env<'_>) -> usize {
+        self.most_hints(env).saturating_sub(self.hints.rows + self.hints.flying)
     }
 
     /// Whether one more row has a place on the list.

@@ -41,10 +41,11 @@ impl Leaving {
 }
 
 impl Shard {
-    /// Chooses and marks rows that leave because room is short. To be followed by [`Leaving::write`] and
-    /// [`Shard::end_leaving`]. On an error nothing changed.
-    pub(crate) fn begin_leaving(&mut self, env: &Env<'_>) -> Result<Option<Leaving>> {
-        let wanted = self.shortage(env).min((LEAVING_BYTES / env.schema.row_bytes()).max(MIN_ROWS));
+    /// Chooses and marks rows that leave because room is short, also for those of the mixed keys that [`Shard::take_off`] will bring
+    /// `ahead`. To be followed by [`Leaving::write`] and [`Shard::end_leaving`]. On an error nothing changed.
+    pub(crate) fn begin_leaving(&mut self, env: &Env<'_>, ahead: &[u64]) -> Result<Option<Leaving>> {
+        let wanted =
+            self.shortage(env, self.places_wanted(env, ahead)).min((LEAVING_BYTES / env.schema.row_bytes()).max(MIN_ROWS));
         if wanted == 0 { Ok(None) } else { self.begin_leaving_of(env, wanted) }
     }
 

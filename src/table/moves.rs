@@ -12,15 +12,16 @@ impl TableInner {
     pub(crate) fn make_room(&self) -> Result<()> {
         let schema = self.schema();
         for shard in &self.shards {
-            while !self.context.room.is_stopped() && self.let_leave(&self.env(&schema), shard)? {}
+            let leave = |_moving| self.let_leave(&self.env(&schema), shard, &[]);
+            while !self.context.room.is_stopped() && leave(read(&self.moves))? {}
         }
         Ok(())
     }
 
-    /// Lets some rows of a shard leave if it is short of room; returns whether it was.
-    pub(super) fn let_leave(&self, env: &Env<'_>, shard: &RwLock<Shard>) -> Result<bool> {
-        let _moving = read(&self.moves);
-        let Some(leaving) = write(shard).begin_leaving(env)? else { return Ok(false) };
+    /// Lets some rows of a shard leave if it is short of room, also for those rows that are about to be read ahead; returns whether it
+    /// was. To be called while rows may move.
+    pub(super) fn let_leave(&self, env: &Env<'_>, shard: &RwLock<Shard>, ahead: &[u64]) -> Result<bool> {
+        let Some(leaving) = write(shard).begin_leaving(env, ahead)? else { return Ok(false) };
         let result = leaving.write(env);
         write(shard).end_leaving(env, leaving, result.is_ok());
         result.map(|()| true)

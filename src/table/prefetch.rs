@@ -133,9 +133,6 @@ impl TableInner {
     }
 
     fn try_bring_lot(&self, env: &Env<'_>) -> Result<()> {
-        for shard in &self.shards {
-            self.let_leave(env, shard)?;
-        }
         let _moving = read(&self.moves);
         let (mut flights, bytes) = self.take_off(env);
         let _airborne = self.ahead.begin(flights.iter().map(|(_, flight)| flight.keys()).sum());
@@ -159,9 +156,8 @@ impl TableInner {
             if rows >= most || !env.context.budget.try_reserve(bytes_at_most) {
                 break;
             }
-            let mut shard = write(&self.shards[at]);
-            let together = shard.next_ahead(env.context);
-            let flight = together.map(|together| shard.take_off(env, &together.mixed, Some(together.step))).unwrap_or_default();
+            let together = write(&self.shards[at]).next_ahead(env.context);
+            let flight = together.map(|together| self.take_off_together(env, at, &together)).unwrap_or_default();
             env.context.budget.release(bytes_at_most - flight.keys() * key_bytes);
             if flight.keys() > 0 {
                 rows += flight.keys();
@@ -170,6 +166,15 @@ impl TableInner {
         }
         flights.sort_unstable_by_key(|(at, _)| *at);
         (flights, rows * key_bytes)
+    }
+
+    /// Has rows of a shard leave for those that come, if it must, and lets these take off.
+    fn take_off_together(&self, env: &Env<'_>, shard: usize, Together { step, mixed }: &Together) -> Flight {
+        let shard = &self.shards[shard];
+        if let Err(error) = self.let_leave(env, shard, mixed) {
+            tracing::debug!(%error, "rows could not leave for those that are read ahead");
+        }
+        write(shard).take_off(env, mixed, Some(*step))
     }
 
     /// Waits until none of these mixed keys, none of which is among the caller's `own` ones, is on its way into memory.
