@@ -15,18 +15,21 @@ need_packages() {
     fi
     command -v c++ >/dev/null || echo g++
     # Bindings are made with libclang and the headers of its own that come with it.
-    compgen -G '/usr/lib/llvm-*/lib/clang/*/include/stdbool.h' >/dev/null || echo libclang-dev
+    [ -n "${BINDGEN_EXTRA_CLANG_ARGS:-}" ] || compgen -G '/usr/lib/llvm-*/lib/clang/*/include/stdbool.h' >/dev/null || echo libclang-dev
+    # Many reads by one call.
+    command -v pkg-config >/dev/null || echo pkg-config
+    pkg-config --exists liburing 2>/dev/null || echo liburing-dev
 }
 
 set_up() {
     command -v cargo >/dev/null || { echo "Rust is missing: install it from rustup.rs, then run this again." >&2; exit 1; }
     local missing
     mapfile -t missing < <(need_packages "$@" | tr ' ' '\n')
-    if [ ${#missing[@]} -eq 0 ] || [ -n "${BINDGEN_EXTRA_CLANG_ARGS:-}" ]; then return; fi
+    if [ ${#missing[@]} -eq 0 ]; then return; fi
     local as_root=()
     [ "$(id -u)" -eq 0 ] || as_root=(sudo)
     if ! command -v apt-get >/dev/null; then
-        echo "Install a C++ compiler and libclang with its headers (on Debian: ${missing[*]}), then run this again." >&2
+        echo "Install a C++ compiler, libclang and liburing with their headers, and pkg-config (on Debian: ${missing[*]}), then run this again." >&2
         exit 1
     fi
     echo "Installing ${missing[*]}"

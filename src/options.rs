@@ -200,7 +200,8 @@ impl StoreOptions {
         self
     }
 
-    /// Threads that only wait for reads of cold rows, at most 1,024: as many are in flight at once, and one a caller. Default 32.
+    /// Threads that only wait for reads of cold rows, at most 1,024, beside the callers. Each has a read in flight at once, or eight where
+    /// the kernel takes several by one call (the feature `io-uring`; Linux from 6.1 on, and containers that allow it). Default 32.
     #[must_use]
     pub fn cold_readers(mut self, readers: usize) -> Self {
         self.cold_readers = readers;

@@ -5,6 +5,7 @@
 //! | `mod.rs` | [`ColdTier`], [`ColdBatch`], the shape of a value |
 //! | `rocks.rs` | RocksDB (feature `rocksdb`): options, reads, writes, checkpoints, errors |
 //! | `readers.rs` | (feature `rocksdb`) threads that keep many reads in flight |
+//! | `ring.rs` | (feature `rocksdb`) whether the kernel takes several reads of a thread at once |
 //! | `rocks/walk.rs` | (feature `rocksdb`) rows of one moment, one after the other |
 //! | `rocks/reclaim.rs` | (feature `rocksdb`) what of a table its compactions drop |
 //! | `link.rs` | (feature `rocksdb`) a fresh live directory from the untrusted files of a checkpoint |
@@ -17,7 +18,6 @@
 //! **Nothing here is durable but a checkpoint.** The live directory is a cache: opening rebuilds it from a checkpoint.
 //! **Expiry here only reclaims.** A compaction may drop a value whose time the horizon has passed, or may not, at any
 //! moment: the engine filters expired rows on every read as well.
-#![forbid(unsafe_code)]
 
 use std::ops::{Range, RangeInclusive};
 use std::path::Path;
@@ -31,12 +31,16 @@ mod link;
 #[cfg(feature = "rocksdb")]
 mod readers;
 #[cfg(feature = "rocksdb")]
+mod ring;
+#[cfg(feature = "rocksdb")]
 pub(crate) mod rocks;
 mod rows;
 #[cfg(test)]
 mod suite;
 pub(crate) mod twin;
 
+#[cfg(feature = "rocksdb")]
+pub(crate) use ring::takes_many_reads;
 #[cfg(feature = "testing")]
 pub(crate) use rows::repair as repair_twin;
 #[cfg(feature = "testing")]

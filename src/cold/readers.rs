@@ -1,4 +1,4 @@
-//! Threads that read: a device serves many reads at once in little more time than one, and each thread waits for one.
+//! Threads that read: a device serves many reads at once in little more time than one, and each thread waits for one, or for a few.
 //!
 //! A read of many keys is divided into groups. The caller and as many threads as there are groups take one after another, so that
 //! all are busy until the last is done; a read that is small, or a pool that is busy, leaves more of the groups to the caller.
@@ -14,12 +14,14 @@ use crate::error::{Error, Result};
 /// Bytes of a reader's stack: its work goes a few calls deep.
 const STACK_BYTES: usize = 256 << 10;
 /// A group has at most this many keys, so that the last one is not waited for long.
-const MAX_GROUP: usize = 16;
+pub(super) const MAX_GROUP: usize = 8;
 
 /// A pool of reader threads: they start with the first read that they can help with, and end when it is dropped.
 pub(super) struct Readers {
     queue: Arc<Queue>,
     wanted: usize,
+    /// Keys that a thread reads at once; a group is not of fewer.
+    at_once: usize,
     threads: OnceLock<Vec<JoinHandle<()>>>,
 }
 
@@ -42,14 +44,14 @@ trait Work: Send + Sync {
 }
 
 impl Readers {
-    /// A pool of so many threads; none leaves all to the callers.
-    pub(super) fn new(threads: usize) -> Readers {
-        Readers { queue: Arc::default(), wanted: threads, threads: OnceLock::new() }
+    /// A pool of so many threads, each of which reads so many keys of a group at once; none leaves all to the callers.
+    pub(super) fn new(threads: usize, at_once: usize) -> Readers {
+        Readers { queue: Arc::default(), wanted: threads, at_once, threads: OnceLock::new() }
     }
 
     /// Keys that one group of `keys` has, so that every thread has some.
     pub(super) fn group_of(&self, keys: usize) -> usize {
-        (keys / (self.wanted + 1)).clamp(1, MAX_GROUP)
+        (keys / (self.wanted + 1)).clamp(self.at_once, MAX_GROUP)
     }
 
     /// How many threads there are; a system that has no more gives fewer, and leaves more to the callers.
@@ -197,7 +199,7 @@ mod tests {
     #[test]
     fn all_groups_are_read_once_and_come_in_order() {
         for threads in [0, 1, 7] {
-            let readers = Readers::new(threads);
+            let readers = Readers::new(threads, 1);
             for groups in [0, 1, 2, 100] {
                 let calls = Arc::new(AtomicUsize::new(0));
                 let counted = Arc::clone(&calls);
@@ -215,14 +217,14 @@ mod tests {
     /// Would wait for ever if one group were read after the other.
     #[test]
     fn groups_are_read_at_once() {
-        let readers = Readers::new(3);
+        let readers = Readers::new(3, 1);
         let barrier = Barrier::new(4);
         assert_eq!(readers.run(4, move |_| barrier.wait().is_leader()).unwrap().iter().filter(|leader| **leader).count(), 1);
     }
 
     #[test]
     fn callers_share_the_threads() {
-        let readers = Readers::new(2);
+        let readers = Readers::new(2, 1);
         std::thread::scope(|scope| {
             for caller in 0..4 {
                 let readers = &readers;
@@ -238,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_panic_leaves_nobody_waiting() {
-        let readers = Readers::new(3);
+        let readers = Readers::new(3, 1);
         let results =
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| readers.run(4, |group| assert!(group != 2, "planted"))));
         // The caller's own panic goes on; that of another thread is an error.

@@ -27,7 +27,7 @@ use rocksdb::{
 
 use self::reclaim::{Filters, Horizon};
 use self::walk::Walk;
-use crate::cold::readers::Readers;
+use crate::cold::readers::{MAX_GROUP, Readers};
 use crate::cold::{BLOCK_BYTES, ColdBatch, ColdRows, ColdTier, ColdTraffic, FILTER_BITS, TIME_BYTES, link};
 use crate::error::{Error, Result};
 use crate::expiry::Horizons;
@@ -66,6 +66,8 @@ pub(crate) struct RocksOptions {
     pub(crate) memory: usize,
     /// Threads that read beside the callers.
     pub(crate) readers: usize,
+    /// Each of them hands its reads to the kernel together: only where that takes them, see [`crate::cold::takes_many_reads`].
+    pub(crate) many_reads: bool,
     /// Count what is read and written.
     pub(crate) traffic: bool,
 }
@@ -74,6 +76,7 @@ pub(crate) struct RocksOptions {
 struct Files {
     db: Db,
     live_dir: PathBuf,
+    many_reads: bool,
 }
 
 /// What RocksDB does not keep of a table.
@@ -87,7 +90,7 @@ struct Table {
 impl RocksCold {
     /// Rebuilds `live_dir` from the checkpoint at `from`, or empty, and opens it.
     pub(crate) fn open(live_dir: &Path, from: Option<&Path>, how: RocksOptions) -> Result<RocksCold> {
-        let RocksOptions { memory, readers, traffic: counts } = how;
+        let RocksOptions { memory, readers, many_reads, traffic: counts } = how;
         if memory < MIN_MEMORY {
             return Err(Error::BudgetTooSmall { needed: MIN_MEMORY, budget: memory });
         }
@@ -131,8 +134,9 @@ impl RocksCold {
         };
         let (db, tables) = (db.map_err(failed)?, RwLock::new(tables));
         base.set_disable_auto_compactions(false);
-        let files = Arc::new(Files { db, live_dir: live_dir.to_path_buf() });
-        let cold = RocksCold { readers: Readers::new(readers), files, tables, cache, buffers, base, counts };
+        let files = Arc::new(Files { db, live_dir: live_dir.to_path_buf(), many_reads });
+        let readers = Readers::new(readers, if many_reads { MAX_GROUP } else { 1 });
+        let cold = RocksCold { readers, files, tables, cache, buffers, base, counts };
         if let Some(from) = from {
             cold.complete(from, &imported)?;
         }
@@ -196,11 +200,15 @@ impl Files {
         Error::corrupt(&self.live_dir, 0, format!("table {} holds {what}", table.0))
     }
 
-    /// Reads a group of ascending keys, one device read after the other.
+    /// Reads a group of ascending keys, with many device reads at once or one after the other.
     fn read(&self, table: TableId, keys: &[u64]) -> Result<Rows> {
         let family = self.family("read", table)?;
         let keys: Vec<[u8; 8]> = keys.iter().map(|key| key.to_be_bytes()).collect();
-        let values = self.db.batched_multi_get_cf_opt(&family, keys.iter(), true, &read_options(true));
+        let options = read_options(true);
+        let values = match self.many_reads {
+            true => self.db.batched_multi_get_cf_opt(&family, keys.iter(), true, &options),
+            false => keys.iter().map(|key| self.db.get_pinned_cf_opt(&family, key, &options)).collect(),
+        };
         let mut rows = Rows::default();
         for (position, value) in values.into_iter().enumerate() {
             if let Some(value) = value.map_err(|error| self.translate("read", error))? {

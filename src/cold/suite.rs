@@ -16,7 +16,8 @@ const T: TableId = TableId(3);
 #[cfg(feature = "rocksdb")]
 const MEMORY: usize = 16 << 20;
 #[cfg(feature = "rocksdb")]
-const SMALL: super::rocks::RocksOptions = super::rocks::RocksOptions { memory: MEMORY, readers: 5, traffic: false };
+const SMALL: super::rocks::RocksOptions =
+    super::rocks::RocksOptions { memory: MEMORY, readers: 5, many_reads: false, traffic: false };
 
 type Open = fn(&Path, Option<&Path>) -> Result<Box<dyn ColdTier>>;
 
@@ -30,21 +31,26 @@ fn rocks(live: &Path, from: Option<&Path>) -> Result<Box<dyn ColdTier>> {
     Ok(Box::new(super::rocks::RocksCold::open(live, from, SMALL)?))
 }
 
+/// As [`rocks`], but on a kernel that takes many reads at once.
+#[cfg(feature = "rocksdb")]
+fn rocks_of_many_reads(live: &Path, from: Option<&Path>) -> Result<Box<dyn ColdTier>> {
+    let options = super::rocks::RocksOptions { many_reads: super::takes_many_reads(), ..SMALL };
+    Ok(Box::new(super::rocks::RocksCold::open(live, from, options)?))
+}
+
 fn each(test: fn(Open, &Path)) {
     let dir = tempfile::tempdir().unwrap();
-    let tiers: [(&str, Option<Open>); 2] = [
-        ("twin", Some(twin)),
+    let tiers: &[(&str, Open)] = &[
+        ("twin", twin),
         #[cfg(feature = "rocksdb")]
-        ("rocks", Some(rocks)),
-        #[cfg(not(feature = "rocksdb"))]
-        ("rocks", None),
+        ("rocks", rocks),
+        #[cfg(feature = "rocksdb")]
+        ("rocks_of_many_reads", rocks_of_many_reads),
     ];
     for (name, open) in tiers {
         let dir = dir.path().join(name);
         fs::create_dir(&dir).unwrap();
-        if let Some(open) = open {
-            test(open, &dir);
-        }
+        test(*open, &dir);
     }
 }
 

@@ -285,7 +285,9 @@ fn check_cold_files(site: &Site<'_>, base: &Manifest) -> Result<()> {
 #[cfg(feature = "rocksdb")]
 fn open_rocks(live: &Path, from: Option<&Path>, memory: usize, options: &StoreOptions) -> Result<Arc<dyn ColdTier>> {
     use crate::cold::rocks::{RocksCold, RocksOptions};
-    let how = RocksOptions { memory, readers: options.cold_readers, traffic: options.cold_traffic };
+    use crate::cold::takes_many_reads;
+    let (readers, many_reads) = (options.cold_readers, takes_many_reads());
+    let how = RocksOptions { memory, readers, many_reads, traffic: options.cold_traffic };
     Ok(Arc::new(RocksCold::open(live, from, how)?))
 }
 
