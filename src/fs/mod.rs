@@ -58,6 +58,7 @@ pub trait Fs: Send + Sync + std::fmt::Debug {
 }
 
 /// A file open to write.
+#[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "tests alone ask for all of it"))]
 pub trait WriteFile: Send {
     /// Writes all of `bytes` at the end.
     fn append(&mut self, bytes: &[u8]) -> Result<()>;
@@ -82,6 +83,7 @@ pub trait SyncFile: Send {
 }
 
 /// A file open to read.
+#[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "tests alone ask for all of it"))]
 pub trait ReadFile: Send {
     /// The length when it was opened.
     fn len(&self) -> u64;
@@ -105,6 +107,7 @@ pub struct DirEntry {
 }
 
 /// Holds a lock until dropped.
+#[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "tests alone ask for all of it"))]
 pub trait LockGuard: Send + Sync {
     /// The process that took it: in a forked child it is another, and the guard holds nothing there.
     fn owner(&self) -> u32;
