@@ -65,7 +65,12 @@ pub(crate) trait ColdTier: Send + Sync {
     fn tables(&self) -> Vec<TableId>;
 
     /// Calls `found(position, value)` for each of the ascending `mixed` keys that is present.
-    fn get_many(&self, table: TableId, mixed: &[u64], found: &mut dyn FnMut(usize, &[u8])) -> Result<()>;
+    fn get_many(&self, table: TableId, mixed: &[u64], found: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
+        self.get_parts(&[(table, mixed)], found)
+    }
+
+    /// As [`ColdTier::get_many`] in several tables at once; positions count on from one table's keys to the next one's. In their order.
+    fn get_parts(&self, parts: &[(TableId, &[u64])], found: &mut dyn FnMut(usize, &[u8])) -> Result<()>;
 
     /// Applies all of a batch or nothing; not durable before a checkpoint.
     fn write(&self, table: TableId, batch: &ColdBatch) -> Result<()>;

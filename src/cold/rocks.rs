@@ -272,18 +272,24 @@ impl ColdTier for RocksCold {
         self.read_tables(|tables| tables.keys().copied().collect())
     }
 
-    fn get_many(&self, table: TableId, mixed: &[u64], found: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
-        debug_assert!(mixed.is_sorted());
-        for (round, keys) in mixed.chunks(READ_ROUND).enumerate() {
-            let size = self.readers.group_of(keys.len());
-            let (groups, first) = (keys.len().div_ceil(size), round * READ_ROUND);
-            let (files, keys): (_, Arc<[u64]>) = (Arc::clone(&self.files), Arc::from(keys));
-            let read = move |group: usize| files.read(table, &keys[group * size..keys.len().min((group + 1) * size)]);
-            for (group, rows) in self.readers.run(groups, read)?.into_iter().enumerate() {
-                rows?.visit(first + group * size, found);
+    fn get_parts(&self, parts: &[(TableId, &[u64])], found: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
+        debug_assert!(parts.iter().all(|(_, mixed)| mixed.is_sorted()));
+        let keys: usize = parts.iter().map(|(_, mixed)| mixed.len()).sum();
+        let size = self.readers.group_of(keys.min(READ_ROUND));
+        let mut groups = parts.iter().flat_map(|&(table, mixed)| mixed.chunks(size).map(move |keys| (table, Box::from(keys))));
+        let mut first = 0;
+        loop {
+            let round: Arc<[(TableId, Box<[u64]>)]> = groups.by_ref().take(READ_ROUND.div_ceil(size)).collect();
+            if round.is_empty() {
+                return Ok(());
+            }
+            let (files, asked) = (Arc::clone(&self.files), Arc::clone(&round));
+            let rows = self.readers.run(round.len(), move |group| files.read(asked[group].0, &asked[group].1))?;
+            for (rows, (_, keys)) in rows.into_iter().zip(&*round) {
+                rows?.visit(first, found);
+                first += keys.len();
             }
         }
-        Ok(())
     }
 
     fn write(&self, table: TableId, batch: &ColdBatch) -> Result<()> {

@@ -131,6 +131,36 @@ fn rows_come_and_go() {
 
 /// More keys than are read in a round, of which some are missing and some come again.
 #[test]
+fn several_tables_are_read_at_once_in_their_order() {
+    each(|open, dir| {
+        let cold = open(&dir.join("live"), None).unwrap();
+        let tables = [TableId(9), T, TableId(4)];
+        for (table, last) in tables.into_iter().zip(1..) {
+            cold.create_table(table, 20).unwrap();
+            let mut batch = ColdBatch::new();
+            (0..last * 500).for_each(|key| batch.put(key, table.0, &value(key, table.0)[4..]));
+            cold.write(table, &batch).unwrap();
+        }
+        let keys: Vec<u64> = (0..2000).collect();
+        let mut found = Vec::new();
+        cold.get_parts(
+            &[(tables[0], &keys), (tables[1], &[]), (tables[2], &keys), (tables[1], &keys[990..])],
+            &mut |at, read| {
+                found.push((at, read.to_vec()));
+            },
+        )
+        .unwrap();
+        let expected = |table: TableId, keys: std::ops::Range<u64>, first: usize| {
+            keys.zip(first..).map(move |(key, at)| (at, value(key, table.0)))
+        };
+        let expected =
+            expected(tables[0], 0..500, 0).chain(expected(tables[2], 0..1500, 2000)).chain(expected(tables[1], 990..1000, 4000));
+        assert!(found == expected.collect::<Vec<_>>(), "{} found", found.len());
+        assert!(cold.get_parts(&[(T, &keys), (TableId(77), &keys)], &mut |_, _| ()).is_err());
+    });
+}
+
+#[test]
 fn many_rows_are_read_in_order() {
     each(|open, dir| {
         let cold = open(&dir.join("live"), None).unwrap();

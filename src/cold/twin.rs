@@ -183,16 +183,20 @@ impl ColdTier for TwinCold {
         self.peek().tables.keys().copied().collect()
     }
 
-    fn get_many(&self, table: TableId, mixed: &[u64], found: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
-        debug_assert!(mixed.is_sorted());
+    fn get_parts(&self, parts: &[(TableId, &[u64])], found: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
         let state = self.operate();
         if strikes(&self.options.faults.read) {
             return Err(injected("read"));
         }
-        let table = state.tables.get(&table).ok_or_else(|| missing("read", table))?;
-        for (position, &key) in mixed.iter().enumerate() {
-            if let Some(value) = table.get(key) {
-                found(position, value);
+        let mut position = 0;
+        for &(table, mixed) in parts {
+            debug_assert!(mixed.is_sorted());
+            let table = state.tables.get(&table).ok_or_else(|| missing("read", table))?;
+            for &key in mixed {
+                if let Some(value) = table.get(key) {
+                    found(position, value);
+                }
+                position += 1;
             }
         }
         Ok(())

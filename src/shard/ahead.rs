@@ -61,24 +61,30 @@ pub(crate) struct Flight {
     whole: bool,
 }
 
+/// Flights of a table's shards that are read together.
+pub(crate) type Lot<'a, 'b> = (Env<'a>, Vec<&'b mut Flight>);
+
 impl Flight {
     /// Ascending mixed keys that are only to be read.
     pub(super) fn of(mixed: impl Iterator<Item = u64>) -> Flight {
         Flight { mixed: mixed.collect(), ..Flight::default() }
     }
 
-    /// Reads the rows of flights of a table's shards, in the order of these, all at once: so the device has many reads to serve.
+    /// Reads the rows of flights of tables' shards, in the order of these, all at once: so the device has many reads to serve.
     /// Without the shards' locks.
-    pub(crate) fn read_all(env: &Env<'_>, flights: &mut [&mut Flight]) -> Result<()> {
-        flights.iter_mut().for_each(|flight| flight.read = true);
-        let mixed: Vec<u64> = flights.iter().flat_map(|flight| &flight.mixed).copied().collect();
-        if mixed.is_empty() {
-            return Ok(());
+    pub(crate) fn read_all(lots: &mut [Lot<'_, '_>]) -> Result<()> {
+        Flight::each(lots).for_each(|flight| flight.read = true);
+        let mixed = |(_, flights): &Lot<'_, '_>| flights.iter().flat_map(|flight| &flight.mixed).copied().collect();
+        let mixed: Vec<Vec<u64>> = lots.iter().map(mixed).collect();
+        let parts: Vec<_> = lots.iter().zip(&mixed).map(|((env, _), mixed)| (env.table, &**mixed)).collect();
+        for ((env, _), (_, mixed)) in lots.iter().zip(&parts) {
+            env.counters.cold_reads.fetch_add(mixed.len() as u64, Relaxed);
         }
-        env.counters.cold_reads.fetch_add(mixed.len() as u64, Relaxed);
-        let (mut flying, mut first) = (flights.iter_mut(), 0);
+        let asked = mixed.iter().any(|mixed| !mixed.is_empty());
+        let Some(context) = lots.first().map(|(env, _)| env.context).filter(|_| asked) else { return Ok(()) };
+        let (mut flying, mut first) = (Flight::each(lots), 0);
         let mut flight = flying.next();
-        env.cold().get_many(env.table, &mixed, &mut |at, value| {
+        context.cold.get_parts(&parts, &mut |at, value| {
             // Values come in the order of their keys.
             while let Some(left) = flight.as_ref().filter(|flight| at >= first + flight.mixed.len()) {
                 first += left.mixed.len();
@@ -86,8 +92,13 @@ impl Flight {
             }
             flight.iter_mut().for_each(|flight| flight.take_on(at - first, value));
         })?;
-        flights.iter_mut().for_each(|flight| flight.whole = true);
+        drop(flying);
+        Flight::each(lots).for_each(|flight| flight.whole = true);
         Ok(())
+    }
+
+    fn each<'a>(lots: &'a mut [Lot<'_, '_>]) -> impl Iterator<Item = &'a mut Flight> {
+        lots.iter_mut().flat_map(|(_, flights)| flights.iter_mut()).map(|flight| &mut **flight)
     }
 
     /// What the cold tier has of these ascending mixed keys was offered. A row that left memory only after a lookup had found it there is

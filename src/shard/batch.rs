@@ -191,7 +191,7 @@ impl Shard {
             !self.pin(env, batch, self.find(unique.key, mixed), unique)
         });
         let mut again = Flight::of(elsewhere.iter().map(|&(mixed, _)| mixed));
-        Flight::read_all(env, &mut [&mut again])?;
+        Flight::read_all(&mut [(*env, vec![&mut again])])?;
         for &(mixed, at) in &elsewhere {
             match again.value(mixed) {
                 Some(value) => brought.push((at, value)),

@@ -45,6 +45,7 @@ use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use crate::types::{Key, TableId, mix};
 
 /// What a shard's work needs of its table and store.
+#[derive(Clone, Copy)]
 pub(crate) struct Env<'a> {
     pub(crate) table: TableId,
     pub(crate) schema: &'a TableSchema,

@@ -136,7 +136,7 @@ impl TableInner {
         let _moving = read(&self.moves);
         let (mut flights, bytes) = self.take_off(env);
         let _airborne = self.ahead.begin(flights.iter().map(|(_, flight)| flight.keys()).sum());
-        let result = Flight::read_all(env, &mut flights.iter_mut().map(|(_, flight)| flight).collect::<Vec<_>>());
+        let result = Flight::read_all(&mut [(*env, flights.iter_mut().map(|(_, flight)| flight).collect())]);
         for (at, flight) in &flights {
             write(&self.shards[*at]).land(env, flight);
         }
@@ -201,7 +201,7 @@ impl Table {
         let (schema, step) = (self.inner.schema(), self.inner.next_step());
         for (at, mixed) in self.inner.by_shard(keys).iter().enumerate() {
             let mut flight = write(&self.inner.shards[at]).take_off(&self.inner.env(&schema), mixed, Some(step));
-            Flight::read_all(&self.inner.env(&schema), &mut [&mut flight])?;
+            Flight::read_all(&mut [(self.inner.env(&schema), vec![&mut flight])])?;
             lock(&self.inner.ahead.held).push((at, flight));
         }
         Ok(())

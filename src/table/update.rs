@@ -317,8 +317,9 @@ fn bring_cold(parts: &mut [Part<'_>]) -> Result<()> {
 /// Reads the cold rows of as many shards as make a lot; returns how many.
 fn read_lot(parts: &mut [Part<'_>]) -> Result<usize> {
     let (mut left, mut shards) = (LOT_BYTES, 0);
+    let mut lots = Vec::new();
     for Part { table, schema, plans, .. } in parts {
-        let mut lot = Vec::new();
+        let mut flights = Vec::new();
         for flight in plans.iter_mut().filter_map(|plan| plan.flight.as_mut()) {
             let bytes = flight.keys() * schema.row_bytes();
             if shards > 0 && bytes > left {
@@ -327,10 +328,11 @@ fn read_lot(parts: &mut [Part<'_>]) -> Result<usize> {
             }
             left = left.saturating_sub(bytes);
             shards += 1;
-            lot.push(flight);
+            flights.push(flight);
         }
-        Flight::read_all(&table.env(schema), &mut lot)?;
+        lots.push((table.env(schema), flights));
     }
+    Flight::read_all(&mut lots)?;
     Ok(shards)
 }
 
