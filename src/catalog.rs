@@ -2,16 +2,16 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
-use crate::context::{Context, lock, read, write};
+use crate::context::{Context, Lender, lock, read, write};
 use crate::error::{Error, Result};
 use crate::log::{CommitRecord, Frame};
 use crate::schema::TableSchema;
 use crate::serving::{Codecs, Layout, Serving};
 use crate::sync::RwLock;
-use crate::table::{Loader, TableInner};
+use crate::table::{Loader, TableInner, with_loans};
 use crate::types::TableId;
 
 /// See the module.
@@ -27,6 +27,18 @@ pub(crate) struct Catalog {
 struct Tables {
     by_id: BTreeMap<TableId, Arc<TableInner>>,
     next: u32,
+}
+
+impl Tables {
+    /// From now on it is also one that lends memory to the others.
+    fn insert(&mut self, table: Arc<TableInner>) {
+        let lender: Weak<dyn Lender> = Arc::downgrade(&table) as _;
+        let mut lenders = lock(&table.context.lenders);
+        lenders.retain(|lender| lender.strong_count() > 0);
+        lenders.push(lender);
+        drop(lenders);
+        self.by_id.insert(table.id, table);
+    }
 }
 
 impl Catalog {
@@ -69,13 +81,14 @@ impl Catalog {
         let Some(next) = tables.next.checked_add(1) else {
             return Err(Error::InvalidSchema { table: schema.name().to_owned(), what: "no number is left for a table".into() });
         };
-        let table = Arc::new(TableInner::new(id, schema, Arc::clone(&self.context), self.shards)?);
+        let new = || TableInner::new(id, schema.clone(), Arc::clone(&self.context), self.shards);
+        let table = Arc::new(with_loans(&self.context, &[], new)?);
         if let Err(error) = log(id) {
             let _ = self.context.cold.drop_table(id);
             return Err(error);
         }
         tables.next = next;
-        tables.by_id.insert(id, Arc::clone(&table));
+        tables.insert(Arc::clone(&table));
         Ok(table)
     }
 
@@ -217,7 +230,7 @@ impl Catalog {
         loader.make_room(&table);
         let mut tables = write(&self.tables);
         tables.next = tables.next.max(id.0.saturating_add(1));
-        tables.by_id.insert(id, Arc::new(table));
+        tables.insert(Arc::new(table));
         Ok(())
     }
 

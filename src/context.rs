@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError, Weak};
 
 use crate::clock::Clock;
 use crate::cold::ColdTier;
@@ -148,7 +148,8 @@ impl Budget {
         self.used.load(Ordering::Relaxed)
     }
 
-    fn limit_for_rows(&self) -> usize {
+    /// What rows leave to others is not theirs.
+    pub(crate) fn limit_for_rows(&self) -> usize {
         self.limit() - self.limit() / HEADROOM_SHARE
     }
 
@@ -189,6 +190,17 @@ impl Budget {
     pub(crate) fn release(&self, bytes: usize) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
+}
+
+/// A table, as another one sees it that lacks memory.
+pub(crate) trait Lender: Send + Sync {
+    fn id(&self) -> TableId;
+
+    /// Bytes of its rows.
+    fn held(&self) -> usize;
+
+    /// Gives about so many of them back, as far as rows can leave; not while a batch is at work on it.
+    fn lend(&self, bytes: usize) -> Option<Result<()>>;
 }
 
 /// Where batches ask for rows to leave in the background, before they themselves must wait for that.
@@ -247,6 +259,8 @@ pub(crate) struct Context {
     pub(crate) cold: Arc<dyn ColdTier>,
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) budget: Budget,
+    /// The tables, for each other.
+    pub(crate) lenders: Mutex<Vec<Weak<dyn Lender>>>,
     pub(crate) room: Room,
     /// Rows to be brought in ahead.
     pub(crate) ahead: Queue,

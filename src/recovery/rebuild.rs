@@ -149,6 +149,7 @@ fn attempt(
         cold,
         journal: Arc::clone(&log) as _,
         budget,
+        lenders: Default::default(),
         room: Default::default(),
         ahead: Queue::new(prefetch_threads(options.prefetch_threads), MOST_KEYS_AHEAD),
         crew: crew(options.threads)?,

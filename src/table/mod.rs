@@ -4,6 +4,7 @@
 mod batch;
 mod buffers;
 mod gather;
+mod lend;
 mod load;
 mod lookup;
 mod many;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 pub use batch::Update;
+pub(crate) use lend::with_loans;
 pub(crate) use load::Loader;
 pub(crate) use lookup::check_length;
 pub use many::{GradientRequest, LookupRequest};

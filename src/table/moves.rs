@@ -41,6 +41,11 @@ impl TableInner {
     pub(crate) fn shrink_by(&self, share: f64) -> Result<()> {
         let _no_batch = lock(&self.updates);
         let _still = write(&self.moves);
+        self.shrink_all(share)
+    }
+
+    /// As [`TableInner::shrink_by`], with both locks.
+    pub(super) fn shrink_all(&self, share: f64) -> Result<()> {
         let schema = self.schema();
         for shard in &self.shards {
             let mut shard = write(shard);

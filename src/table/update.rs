@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::lend::with_loans;
 use super::lookup::check_length;
 use super::pool::{Jobs, run_free_first};
 use super::prefetch::Airborne;
@@ -278,7 +279,9 @@ pub(super) fn prepare(parts: &mut [Part<'_>]) -> Result<()> {
         // Rows that are leaving in the background cannot make room for anybody before they have left.
         Err(Error::BudgetTooSmall { .. }) => {
             parts.iter().for_each(|part| part.table.settle_moves());
-            try_prepare(parts)
+            let tables: Vec<&TableInner> = parts.iter().map(|part| part.table).collect();
+            let Some(first) = tables.first() else { return Ok(()) };
+            with_loans(&first.context, &tables, || try_prepare(parts))
         }
         result => result,
     }
