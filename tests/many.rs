@@ -280,7 +280,15 @@ fn a_commit_has_all_tables_of_a_batch_or_none() {
                 }
             });
         }
-        let commits = (0..12).map(|_| store.commit(b"").unwrap()).collect();
+        let trained = || value(&tables[0], 0) + value(&tables[0], 1);
+        let mut commits = vec![store.commit(b"").unwrap()];
+        let before = trained();
+        commits.extend((0..10).map(|_| store.commit(b"").unwrap()));
+        // On a busy machine the others may have done nothing by then.
+        while trained() <= before {
+            std::thread::yield_now();
+        }
+        commits.push(store.commit(b"").unwrap());
         stop.store(true, Ordering::Relaxed);
         commits
     });

@@ -333,7 +333,10 @@ fn read_lot(parts: &mut [Part<'_>]) -> Result<usize> {
             shards += 1;
             flights.push(flight);
         }
-        lots.push((table.env(schema), flights));
+        // Nothing of the heap where all rows are in memory.
+        if !flights.is_empty() {
+            lots.push((table.env(schema), flights));
+        }
     }
     Flight::read_all(&mut lots)?;
     Ok(shards)
