@@ -128,6 +128,19 @@ fn lookups_of_more_rows_than_fit_read_them_all_and_keep_the_cap() {
     }
 }
 
+/// What a shard remembers of rows on probation is made anew once it has many more rows; those that were on it can leave all the same.
+#[test]
+fn rows_on_probation_leave_also_after_the_shard_has_grown() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(mostly_cold(dir.path()));
+    let store = Store::open(dir.path(), options().threads(1).hot_rows(64)).unwrap();
+    let table = store.table("t").unwrap();
+    for keys in [20, 50, 120, 300, 800, ROWS] {
+        check(&table, &(0..keys).collect::<Vec<_>>());
+        assert!(stats(&store).hot_rows <= 64, "{keys} keys: {:?}", stats(&store));
+    }
+}
+
 #[test]
 fn each_row_is_visited_once_while_rows_move() {
     let dir = tempfile::tempdir().unwrap();

@@ -247,13 +247,28 @@ impl Shard {
         if self.hand.rows >= rows / 2 && self.hand.rows > 0 {
             return;
         }
+        let probation = std::mem::take(&mut self.hand.probation);
         self.remember_nothing(env);
         if env.context.budget.try_reserve(Hand::bytes_for(rows)) {
             self.hand = Hand::of(rows, self.hand.at);
+            self.hand.probation.extend(probation);
+        } else {
+            self.excuse(probation);
+        }
+    }
+
+    /// These rows are on no list any more: without a list they would be on probation for ever.
+    fn excuse(&mut self, probation: VecDeque<u32>) {
+        for row in probation {
+            if self.slab.is_known(row) && !self.slab.meta(row).has(AHEAD) {
+                self.slab.meta_mut(row).touches &= !PROBATION;
+            }
         }
     }
 
     fn remember_nothing(&mut self, env: &Env<'_>) {
+        let probation = std::mem::take(&mut self.hand.probation);
+        self.excuse(probation);
         env.context.budget.release(self.hand.memory_bytes());
         self.hand = Hand { at: self.hand.at, ..Hand::default() };
     }
