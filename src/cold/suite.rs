@@ -129,7 +129,6 @@ fn rows_come_and_go() {
     });
 }
 
-/// More keys than are read in a round, of which some are missing and some come again.
 #[test]
 fn several_tables_are_read_at_once_in_their_order() {
     each(|open, dir| {
@@ -160,6 +159,7 @@ fn several_tables_are_read_at_once_in_their_order() {
     });
 }
 
+/// More keys than are read in a round, of which some are missing and some come again.
 #[test]
 fn many_rows_are_read_in_order() {
     each(|open, dir| {

@@ -247,8 +247,7 @@ impl Shard {
         if self.hand.rows >= rows / 2 && self.hand.rows > 0 {
             return;
         }
-        let probation = std::mem::take(&mut self.hand.probation);
-        self.remember_nothing(env);
+        let probation = self.let_go_of_hand(env);
         if env.context.budget.try_reserve(Hand::bytes_for(rows)) {
             self.hand = Hand::of(rows, self.hand.at);
             self.hand.probation.extend(probation);
@@ -267,10 +266,15 @@ impl Shard {
     }
 
     fn remember_nothing(&mut self, env: &Env<'_>) {
-        let probation = std::mem::take(&mut self.hand.probation);
+        let probation = self.let_go_of_hand(env);
         self.excuse(probation);
+    }
+
+    /// Gives its memory back; returns the rows that were on probation.
+    fn let_go_of_hand(&mut self, env: &Env<'_>) -> VecDeque<u32> {
         env.context.budget.release(self.hand.memory_bytes());
-        self.hand = Hand { at: self.hand.at, ..Hand::default() };
+        let at = self.hand.at;
+        std::mem::replace(&mut self.hand, Hand { at, ..Hand::default() }).probation
     }
 
     fn is_gone(env: &Env<'_>, raw: u32, meta: RowMeta, clock: UnixSeconds) -> bool {

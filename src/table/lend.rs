@@ -53,7 +53,7 @@ pub(crate) fn with_loans<T>(context: &Context, own: &[&TableInner], mut work: im
     for _ in 0..LOANS {
         match work() {
             Err(Error::BudgetTooSmall { needed, budget }) => {
-                let lacking = needed.saturating_sub(context.budget.limit_for_rows().min(budget));
+                let lacking = needed.saturating_sub(context.budget.limit_for_rows());
                 if !take_loan(context, own, lacking)? {
                     return Err(Error::BudgetTooSmall { needed, budget });
                 }
